@@ -1,0 +1,92 @@
+"""Files appear whole or not at all: written aside, synced, renamed into place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgemed.core.errors import EdgemedError, UsageError
+from edgemed.core.units import format_bytes
+
+_CHUNK = 4 * 1024 * 1024
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to; it becomes `target` when the block ends well.
+
+    The file is synced to disk before the rename. On any error, also Ctrl-C, nothing is left behind
+    and an older `target` stays as it was. Raises EdgemedError for a full or read-only disk.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        _sync(part)
+        part.chmod(0o666 & ~_umask())
+        part.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise EdgemedError(
+            f"{target} could not be written: {error.strerror or error}.",
+            next_step="free space on that disk, or choose another place with --output",
+        ) from error
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a small text file whole, in UTF-8."""
+    with whole_file(target) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 in hexadecimal of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Raise UsageError unless the disk of `folder` has `needed_bytes` free."""
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise UsageError(
+            f"{folder} has {format_bytes(free)} free; {format_bytes(needed_bytes)} are needed.",
+            next_step="free space there, or choose another disk with --output",
+        )
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # a folder cannot be opened for syncing on Windows
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,155 @@
+"""What every inference engine offers, in the words of the one who asks it.
+
+The life of a request
+    1  `Engine.tokenize` turns the parts of a rendered prompt into token ids; the caller checks the length.
+    2  `Engine.submit` queues it; `on_event` will be called from another thread.
+    3  The scheduler gives it a slot when one is free, reads its prompt in chunks, then decodes with the others.
+    4  Each step that yields text sends a TextEvent; the last event, exactly one, is a DoneEvent or an ErrorEvent.
+    5  `Engine.cancel` ends it early (the client left); it still gets its DoneEvent, with reason "cancelled".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from edgemed.core.prompt import PromptPart
+from edgemed.core.records import Record
+
+KvType = Literal["f16", "q8_0", "q4_0"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+
+
+class EngineConfig(Record):
+    """How one engine process loads one model; made by a plan."""
+
+    model_path: Path
+    context_length: int = 2048
+    """Tokens of prompt and answer together, per slot."""
+    n_slots: int = 1
+    """Requests that decode side by side; the KV cache holds n_slots * context_length tokens."""
+    n_threads: int = 1
+    n_gpu_layers: int = 0
+    kv_type: KvType = "f16"
+    n_ubatch: int = 128
+    """Prompt tokens per step: the compute buffer grows with it."""
+    flash_attention: bool = True
+    use_mmap: bool = False
+    """Mapping keeps a second copy of repacked weights, and a stick pulled out kills the process."""
+    offline: bool = True
+    """Refuse every outgoing connection inside the engine's process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. Temperature 0 is greedy: the most likely token, always."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps all."""
+    min_p: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One question on its way through an engine."""
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these strings; they are never part of it."""
+    deadline_s: float | None = None
+    """Seconds from submission after which it ends with reason "deadline"."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """New text of the answer; always whole characters, never the start of a stop string."""
+
+    text: str
+    n_tokens: int
+    """Tokens this text was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoneEvent:
+    """The answer has ended."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float
+    ttft_ms: float
+    """From submission to the first token; 0 when none came."""
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorEvent:
+    """The request failed; asking again is safe when `retryable`."""
+
+    message: str
+    retryable: bool
+
+
+Event = TextEvent | DoneEvent | ErrorEvent
+OnEvent = Callable[[Event], None]
+
+
+class EngineInfo(Record):
+    """What an engine says of the model it has loaded."""
+
+    engine: str
+    """Name and version, such as "llama.cpp 0.3.36"."""
+    architecture: str
+    model_name: str
+    context_length: int
+    """Per slot."""
+    n_slots: int
+    vocab_size: int
+    chat_template: str
+    bos_token: str = ""
+    eos_token: str = ""
+    devices: tuple[str, ...] = ()
+    load_seconds: float = 0.0
+
+
+class EngineHealth(Record):
+    """Recent progress, not mere life."""
+
+    state: Literal["starting", "ready", "restarting", "failed", "closed"]
+    running: int = 0
+    waiting: int = 0
+    restarts: int = 0
+    seconds_since_progress: float | None = None
+    """None while nothing is running."""
+    detail: str = ""
+
+
+class Engine(Protocol):
+    """One loaded model that answers several requests side by side. Every method is thread-safe."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded. Raises EngineFailed when loading failed."""
+
+    def tokenize(self, parts: list[PromptPart]) -> list[int]:
+        """Token ids, with the model's own BOS rule. Raises EngineFailed."""
+
+    def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
+        """Queue a request; events arrive from another thread. Raises EngineFailed when the engine is closed."""
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early; unknown and finished ids are ignored."""
+
+    def health(self) -> EngineHealth:
+        """The state now, without waiting for the engine."""
+
+    def close(self) -> None:
+        """End the engine; running requests get an ErrorEvent. Returns within 5 seconds."""
