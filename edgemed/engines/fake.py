@@ -1,0 +1,318 @@
+"""An engine without a model: it answers with ready words, at the pace and with the failures a test orders.
+
+    engine = FakeEngine(answer="Give oral rehydration salts.")      # answers at once
+    engine = FakeEngine(held=True); engine.release(3)               # three tokens, then it waits
+    engine.fail_next(after_tokens=2)                                # the next request breaks off
+    engine.lose_worker(); engine.restore_worker()                   # the process died and came back
+
+One thread plays the scheduler, as in the real engine: requests queue for `n_slots`, every running one gets a
+token per step, events arrive from that thread. A word with the blanks before it is one token.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edgemed.core.errors import EngineFailed
+from edgemed.core.prompt import PromptPart
+from edgemed.engines.base import (
+    DoneEvent,
+    EngineHealth,
+    EngineInfo,
+    ErrorEvent,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    OnEvent,
+    TextEvent,
+)
+
+_WORD = re.compile(r"\s*\S+|\s+$")
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML, the form of the Qwen models."""
+
+AnswerOf = Callable[[str], str]
+State = Literal["starting", "ready", "restarting", "failed", "closed"]
+
+
+@dataclass(slots=True)
+class _Running:
+    """One request between `submit` and its last event."""
+
+    request: GenerationRequest
+    on_event: OnEvent
+    words: deque[str]
+    cut: bool
+    """The answer has more words than `max_tokens`."""
+    submitted: float = field(default_factory=time.monotonic)
+    first: float = 0.0
+    n_tokens: int = 0
+    cancelled: bool = False
+    fail_after: int | None = None
+
+    def overdue(self, now: float) -> bool:
+        limit = self.request.deadline_s
+        return limit is not None and now - self.submitted >= limit
+
+    def done(self, reason: FinishReason) -> DoneEvent:
+        now = time.monotonic()
+        ttft = (self.first - self.submitted) * 1000 if self.first else 0.0
+        total = (now - self.submitted) * 1000
+        return DoneEvent(reason, len(self.request.prompt), self.n_tokens, 0.0, ttft, total)
+
+
+class FakeEngine:
+    """An `Engine` that needs no model; see the module for what can be ordered."""
+
+    def __init__(
+        self,
+        answer: str | AnswerOf = "This is an answer made of ready words.",
+        *,
+        n_slots: int = 1,
+        context_length: int = 512,
+        seconds_per_token: float = 0.0,
+        held: bool = False,
+        model_name: str = "fake",
+    ) -> None:
+        self._answer_of: AnswerOf = answer if callable(answer) else lambda _prompt: answer
+        self._seconds_per_token = seconds_per_token
+        self._permits: int | None = 0 if held else None
+        self._lock = threading.Condition()
+        self._waiting: deque[_Running] = deque()
+        self._active: list[_Running] = []
+        self._ids: dict[str, int] = {}
+        self._pieces: list[str] = []
+        self._state: State = "ready"
+        self._restarts = 0
+        self._progress = time.monotonic()
+        self._fail_after: deque[int] = deque()
+        self.requests: list[GenerationRequest] = []
+        """Every request ever submitted, in order."""
+        self.cancelled: list[str] = []
+        """Ids that `cancel` was called with, in order."""
+        self.info = EngineInfo(
+            engine="fake 1",
+            architecture="fake",
+            model_name=model_name,
+            context_length=context_length,
+            n_slots=n_slots,
+            vocab_size=1 << 20,
+            chat_template=CHAT_TEMPLATE,
+            eos_token="<|im_end|>",
+        )
+        self._thread = threading.Thread(target=self._loop, name="fake-engine", daemon=True)
+        self._thread.start()
+
+    # What every engine offers
+
+    def tokenize(self, parts: list[PromptPart]) -> list[int]:
+        """One id per word; the same word always has the same id."""
+        with self._lock:
+            self._require_open()
+            return [self._id_of(piece) for part in parts for piece in _words(part.text)]
+
+    def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
+        """Queue a request; its events come from the engine's own thread."""
+        words = _words(_before_stop(self._answer_of(self.text_of(request.prompt)), request.stop))
+        running = _Running(
+            request, on_event, deque(words[: request.max_tokens]), cut=len(words) > request.max_tokens
+        )
+        with self._lock:
+            self._require_open()
+            if self._fail_after:
+                running.fail_after = self._fail_after.popleft()
+            self.requests.append(request)
+            self._waiting.append(running)
+            self._lock.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early; it still gets its DoneEvent."""
+        with self._lock:
+            self.cancelled.append(request_id)
+            for running in (*self._active, *self._waiting):
+                if running.request.id == request_id:
+                    running.cancelled = True
+            self._lock.notify_all()
+
+    def health(self) -> EngineHealth:
+        """The state now."""
+        with self._lock:
+            idle = not self._active
+            return EngineHealth(
+                state=self._state,
+                running=len(self._active),
+                waiting=len(self._waiting),
+                restarts=self._restarts,
+                seconds_since_progress=None if idle else time.monotonic() - self._progress,
+            )
+
+    def close(self) -> None:
+        """Every request still here gets an ErrorEvent."""
+        with self._lock:
+            self._state = "closed"
+            orphans = [*self._active, *self._waiting]
+            self._active.clear()
+            self._waiting.clear()
+            _fail(orphans, ErrorEvent("The engine was closed.", retryable=False))
+            self._lock.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5)
+
+    # What a test may order
+
+    def release(self, n_tokens: int) -> None:
+        """Let `n_tokens` more tokens out of an engine made with `held=True`."""
+        with self._lock:
+            self._permits = (self._permits or 0) + n_tokens
+            self._lock.notify_all()
+
+    def run_free(self) -> None:
+        """Stop holding: every token comes as soon as it can."""
+        with self._lock:
+            self._permits = None
+            self._lock.notify_all()
+
+    def fail_next(self, *, after_tokens: int = 0) -> None:
+        """The next request submitted breaks off with a retryable ErrorEvent after that many tokens."""
+        with self._lock:
+            self._fail_after.append(after_tokens)
+
+    def lose_worker(self) -> None:
+        """The engine's process dies: what runs fails, what waits stays queued until `restore_worker`."""
+        with self._lock:
+            self._state = "restarting"
+            self._restarts += 1
+            orphans = list(self._active)
+            self._active.clear()
+            _fail(orphans, ErrorEvent("The engine's process ended. It is being started again.", retryable=True))
+
+    def restore_worker(self) -> None:
+        """The process is back; the queue goes on."""
+        self._set_state("ready")
+
+    def break_down(self) -> None:
+        """The engine cannot be restarted: state "failed", and nothing more is accepted."""
+        self._set_state("failed")
+
+    def text_of(self, ids: Iterable[int]) -> str:
+        """The text those ids were made from."""
+        with self._lock:
+            return "".join(self._pieces[i] for i in ids)
+
+    def wait_until_idle(self, timeout_s: float = 5.0) -> bool:
+        """True when no request runs or waits; False when `timeout_s` passed first."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._active and not self._waiting, timeout_s)
+
+    def wait_until_running(self, n_requests: int = 1, timeout_s: float = 5.0) -> bool:
+        """True when at least `n_requests` have a slot; False when `timeout_s` passed first."""
+        with self._lock:
+            return self._lock.wait_for(lambda: len(self._active) >= n_requests, timeout_s)
+
+    # The scheduler's thread
+
+    def _loop(self) -> None:
+        while True:
+            with self._lock:
+                if self._state == "closed":
+                    return
+                self._admit()
+                events = self._step()
+                for running, event in events:  # under the lock, so that nothing follows a request's last event
+                    running.on_event(event)
+                self._lock.notify_all()
+                if not events:
+                    self._lock.wait(self._until_deadline())
+            if events and self._seconds_per_token:
+                self._pause(self._seconds_per_token)
+
+    def _admit(self) -> None:
+        for running in [r for r in self._waiting if r.cancelled]:
+            self._waiting.remove(running)
+            self._active.append(running)  # it needs no slot: the next step ends it
+        while self._state == "ready" and self._waiting and len(self._active) < self.info.n_slots:
+            self._active.append(self._waiting.popleft())
+            self._progress = time.monotonic()
+
+    def _step(self) -> list[tuple[_Running, Event]]:
+        events: list[tuple[_Running, Event]] = []
+        now = time.monotonic()
+        for running in list(self._active):
+            event = self._next_event(running, now)
+            if event is None:
+                continue
+            self._progress = now
+            events.append((running, event))
+            if not isinstance(event, TextEvent):
+                self._active.remove(running)
+        return events
+
+    def _next_event(self, running: _Running, now: float) -> Event | None:
+        if running.cancelled:
+            return running.done("cancelled")
+        if running.overdue(now):
+            return running.done("deadline")
+        if running.fail_after == running.n_tokens:
+            return ErrorEvent("The engine's process ended. It is being started again.", retryable=True)
+        if not running.words:
+            return running.done("length" if running.cut else "stop")
+        if self._permits == 0:
+            return None
+        if self._permits is not None:
+            self._permits -= 1
+        running.n_tokens += 1
+        running.first = running.first or now
+        return TextEvent(running.words.popleft(), 1)
+
+    def _until_deadline(self) -> float | None:
+        now = time.monotonic()
+        left = [r.submitted + r.request.deadline_s - now for r in self._active if r.request.deadline_s is not None]
+        return max(0.0, min(left)) if left else None
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        with self._lock:
+            while self._state != "closed" and not any(r.cancelled for r in self._active):
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+                self._lock.wait(left)
+
+    def _set_state(self, state: State) -> None:
+        with self._lock:
+            self._state = state
+            self._lock.notify_all()
+
+    def _id_of(self, piece: str) -> int:
+        if piece not in self._ids:
+            self._ids[piece] = len(self._pieces)
+            self._pieces.append(piece)
+        return self._ids[piece]
+
+    def _require_open(self) -> None:
+        if self._state in ("closed", "failed"):
+            raise EngineFailed(f"The engine is {self._state}.", next_step="start edgemed again")
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text)
+
+
+def _before_stop(text: str, stop: tuple[str, ...]) -> str:
+    ends = [at for at in (text.find(word) for word in stop) if at >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def _fail(orphans: list[_Running], event: ErrorEvent) -> None:
+    for running in orphans:
+        running.on_event(event)
