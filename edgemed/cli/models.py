@@ -23,14 +23,14 @@ def resolve_model(model: str | None) -> Path:
             return _existing(configured, "named by [model] path in edgemed.toml")
         if len(installed) == 1:
             return next(iter(installed.values()))
-        raise UsageError(f"No model was named. {_choices(installed)}", next_step="name one, for example: edgemed serve demo")
+        raise UsageError(f"No model was named. {_choices(installed)}", next_step="name one, for example: demo")
     if model == DEMO_NAME:
         return demo_model_path()
     if Path(model).exists():
         return Path(model)
     if model in installed:
         return installed[model]
-    raise UsageError(f"There is no model {model!r} here. {_choices(installed)}", next_step="check the path, or use: demo")
+    raise UsageError(f"There is no model {model!r} here. {_choices(installed)}", next_step="check the path")
 
 
 def _existing(path: Path, how: str) -> Path:

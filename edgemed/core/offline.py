@@ -58,8 +58,8 @@ def forbid_outgoing_connections() -> None:
             raise OfflineViolation(f"Offline: a look-up of the name {name!r} was refused.")
         return getaddrinfo(host, *args, **kwargs)
 
-    socket.socket.connect = guarded_connect  # type: ignore[method-assign]
-    socket.socket.connect_ex = guarded_connect_ex  # type: ignore[method-assign]
+    socket.socket.connect = guarded_connect  # type: ignore[method-assign,assignment]
+    socket.socket.connect_ex = guarded_connect_ex  # type: ignore[method-assign,assignment]
     socket.socket.sendto = guarded_sendto  # type: ignore[method-assign,assignment]
     socket.getaddrinfo = guarded_getaddrinfo
 

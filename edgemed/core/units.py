@@ -26,17 +26,18 @@ def parse_size(text: str) -> int:
         raise UsageError(f"{text!r} is not a size.", next_step='write for example "6GiB" or "5500MB"')
     number, prefix, binary, _ = match.groups()
     base = 1024 if binary else 1000
-    return round(float(number) * base ** _POWER[prefix.lower()])
+    return round(float(number) * float(base ** _POWER[prefix.lower()]))
 
 
 def format_bytes(n_bytes: float) -> str:
     """A size for people, in binary units with three significant digits: "5.30 GiB"."""
-    value = float(n_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return f"{int(value)} B" if unit == "B" else f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"
+    if abs(n_bytes) < 1024:
+        return f"{int(n_bytes)} B"
+    value, units = n_bytes / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while abs(value) >= 1024 and len(units) > 1:
         value /= 1024
-    return f"{value:.3g} TiB"
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if abs(value) >= 999.5 else f"{value:.3g} {units[0]}"
 
 
 def format_seconds(seconds: float) -> str:

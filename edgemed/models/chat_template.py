@@ -11,11 +11,11 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from edgemed.core.errors import ModelRefused
-from edgemed.core.prompt import PromptPart
+from edgemed.core.prompt import Message, PromptPart
 
 _MARK = re.compile("\ue000(\\d+)\ue001")
 """Two private-use characters that no template and no keyboard uses, around the message's number."""
@@ -23,7 +23,7 @@ _MARK = re.compile("\ue000(\\d+)\ue001")
 
 def render_chat(
     template: str,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Message],
     *,
     bos_token: str = "",
     eos_token: str = "",
@@ -35,7 +35,7 @@ def render_chat(
     ModelRefused when the template is broken, reaches out of its sandbox, or drops a user's message.
     """
     contents = [message["content"].strip() for message in messages]
-    marked = [{**message, "content": f"\ue000{i}\ue001"} for i, message in enumerate(messages)]
+    marked = [{"role": message["role"], "content": f"\ue000{i}\ue001"} for i, message in enumerate(messages)]
     text = _render(template, marked, bos_token=bos_token, eos_token=eos_token, add=add_generation_prompt)
     parts: list[PromptPart] = []
     seen: set[int] = set()

@@ -1,0 +1,51 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgemed.core.errors import EdgemedError, UsageError
+from edgemed.core.files import require_space, sha256_of, whole_file, write_text
+
+
+def test_a_file_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    write_text(tmp_path / "sub" / "a.txt", "hello")
+    assert (tmp_path / "sub" / "a.txt").read_text() == "hello"
+    assert [entry.name for entry in (tmp_path / "sub").iterdir()] == ["a.txt"]
+
+
+def test_an_error_in_the_middle_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), whole_file(target) as part:
+        part.write_bytes(b"half")
+        raise RuntimeError
+    assert target.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_full_disk_leaves_no_half_file_and_names_the_next_step(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a small tmpfs is refused here")
+    try:
+        with pytest.raises(EdgemedError, match="--output"), whole_file(mount / "big") as part:
+            part.write_bytes(bytes(2 * 2**20))
+        assert list(mount.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_space_is_checked_before_the_work_with_both_numbers(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    require_space(tmp_path / "not" / "yet" / "there", free // 2)
+    with pytest.raises(UsageError, match="free"):
+        require_space(tmp_path, free * 2 + 2**30)
+
+
+def test_digest_is_that_of_the_standard_tool(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,59 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgemed.medical.category import PRIORITY, category_of, category_scores
+from edgemed.medical.language import Category, language_data
+
+WORDS = sorted({word for words in language_data().keywords.values() for word in words if " " not in word})
+
+
+@pytest.mark.parametrize(
+    ("question", "category"),
+    [
+        ("What is the dose of amoxicillin for a child?", Category.MEDICATION),
+        ("The child is convulsing and unconscious", Category.EMERGENCY),
+        ("Which symptoms suggest meningitis, and which test confirms it?", Category.DIAGNOSIS),
+        ("How do I treat a wound and manage the dressing?", Category.TREATMENT),
+        ("When is the measles vaccine booster due in the schedule?", Category.PREVENTION),
+        ("Who are you?", Category.GENERAL),
+        ("", Category.GENERAL),
+    ],
+)
+def test_questions_fall_into_their_class(question: str, category: Category) -> None:
+    assert category_of(question) is category
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=12), st.randoms(use_true_random=False))
+def test_order_of_single_words_does_not_matter(words: list[str], rng: random.Random) -> None:
+    shuffled = words.copy()
+    rng.shuffle(shuffled)
+    assert category_scores(" . ".join(words)) == category_scores(" . ".join(shuffled))
+
+
+@given(st.text(max_size=200), st.sampled_from(PRIORITY))
+def test_adding_a_keyword_of_a_class_never_lowers_its_score(text: str, category: Category) -> None:
+    word = language_data().keywords[category][0]
+    assert category_scores(f"{text} . {word}")[category] >= category_scores(text)[category] + 1
+
+
+@given(st.lists(st.sampled_from([*WORDS, "the", "and", "leg"]), max_size=8))
+def test_score_of_single_words_equals_a_count_by_hand(words: list[str]) -> None:
+    keywords = language_data().keywords
+    by_hand = {c: sum(word in keywords[c] for word in words) for c in PRIORITY}
+    assert category_scores(" . ".join(words)) == by_hand
+
+
+def test_a_tie_goes_to_the_more_urgent_class() -> None:
+    assert category_of("dose, seizure") is Category.EMERGENCY
+
+
+def test_words_inside_other_words_do_not_count() -> None:
+    assert category_of("burnt sienna, attestation, giveaway") is Category.GENERAL
+
+
+@given(st.text(max_size=300))
+def test_no_text_raises(text: str) -> None:
+    assert isinstance(category_of(text), Category)
