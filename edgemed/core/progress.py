@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -20,16 +20,11 @@ class Task(Protocol):
 class Progress(Protocol):
     """Somebody who may want to watch long work."""
 
-    def task(self, title: str, total: float, unit: str = "") -> _TaskContext:
+    def task(self, title: str, total: float, unit: str = "") -> AbstractContextManager[Task]:
         """A context manager that shows a bar for `total` of `unit` ("B" is shown as sizes)."""
 
     def note(self, text: str) -> None:
         """One line about what has been found or decided."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentTask:

@@ -1,0 +1,101 @@
+"""Measures this machine into a HardwareProfile, and keeps the current one in the data directory."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgemed.core.errors import UsageError
+from edgemed.core.files import write_text
+from edgemed.core.progress import Progress, SilentProgress
+from edgemed.core.records import NotAvailable
+from edgemed.core.settings import data_dir
+from edgemed.hardware.binding import advice_for, gpus_in_machine, installed_backends
+from edgemed.hardware.cpu import read_cpu
+from edgemed.hardware.disk import read_disk
+from edgemed.hardware.engine_devices import ask_engine, engine_folder
+from edgemed.hardware.gpu import read_gpus
+from edgemed.hardware.memory import read_memory
+from edgemed.hardware.power import read_load, read_power, read_temperature
+from edgemed.hardware.record import HardwareProfile, MaybeEngine, value_of
+
+__all__ = [
+    "HardwareProfile",
+    "current_profile_path",
+    "gpu_warnings",
+    "load_profile",
+    "measure_profile",
+    "save_profile",
+]
+
+
+def measure_profile(progress: Progress | None = None, *, quick: bool = False) -> HardwareProfile:
+    """This machine, measured now. Quick takes a few seconds; the longer form repeats more and reads more.
+
+    The load is read first, because measuring raises it.
+    """
+    watcher: Progress = progress or SilentProgress()
+    load, temperature, (source, charge) = read_load(), read_temperature(), read_power()
+    cpu = read_cpu()
+    cores = int(value_of(cpu.usable_cores) or 1)
+    with watcher.task("Asking the engine for its devices", 1) as task:
+        engine = ask_engine()
+        gpus, gpu_note = read_gpus()
+        task.advance(1)
+    memory = read_memory(watcher, cores, quick=quick)
+    return HardwareProfile(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        quick=quick,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=cpu,
+        memory=memory,
+        disk=read_disk(data_dir(), watcher, quick=quick),
+        gpus=gpus,
+        gpu_note=gpu_note,
+        engine=engine,
+        power_source=source,
+        battery_charge=charge,
+        temperature=temperature,
+        load_average=load,
+        warnings=(*gpu_warnings(), *_engine_warnings(engine)),
+    )
+
+
+def gpu_warnings() -> tuple[str, ...]:
+    """What keeps the engine from the GPUs of this machine, with the command that mends it. Reads a few files."""
+    advice = advice_for(gpus_in_machine(), installed_backends(engine_folder()))
+    return (str(advice),) if advice else ()
+
+
+def _engine_warnings(engine: MaybeEngine) -> tuple[str, ...]:
+    return (f"The engine cannot be used: {engine.reason}.",) if isinstance(engine, NotAvailable) else ()
+
+
+def current_profile_path() -> Path:
+    """Where the current profile of this machine is kept."""
+    return data_dir() / "profile.json"
+
+
+def save_profile(profile: HardwareProfile, path: Path | None = None) -> Path:
+    """Write the profile whole, by default as the current one; returns its path."""
+    target = path or current_profile_path()
+    write_text(target, profile.model_dump_json(indent=2) + "\n")
+    return target
+
+
+def load_profile(path: Path) -> HardwareProfile:
+    """A saved profile. Raises UsageError for a file that is missing or is no profile."""
+    again = f"measure it again: edgemed profile --save {path}"
+    try:
+        return HardwareProfile.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"There is no profile at {path}.", next_step=again) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.", next_step=again) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{path} is no hardware profile: {where}: {first['msg']}.", next_step=again) from error
