@@ -15,6 +15,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+from edgemed.core.prompt import Message
 from edgemed.demo.table import Dose, FactTable, Statement
 
 Split = Literal["train", "held_out"]
@@ -36,6 +37,8 @@ class Example:
     question: str
     answer: str
     fact_id: str = ""
+    history: tuple[Message, ...] = ()
+    """Earlier turns of the conversation, which the answer does not depend on."""
 
 
 def training_examples(table: FactTable, rng: random.Random) -> Iterator[Example]:
@@ -43,6 +46,7 @@ def training_examples(table: FactTable, rng: random.Random) -> Iterator[Example]
     doses, statements = list(table.doses()), list(table.statements())
     known = _known_combinations(doses)
     strangers = _unknown_drugs(table, "drugs")
+    history: tuple[Message, ...] = ()
     while True:
         draw = rng.random()
         if draw < 0.50:
@@ -55,7 +59,9 @@ def training_examples(table: FactTable, rng: random.Random) -> Iterator[Example]
             example = _unknown(doses, known, strangers, rng)
         else:
             example = Example(rng.choice(_phrasings()["self"]["train"]), SELF_ANSWER)
-        yield Example(_as_typed(example.question, rng), example.answer, example.fact_id)
+        question = _as_typed(example.question, rng)
+        yield Example(question, example.answer, example.fact_id, history if rng.random() < 0.12 else ())
+        history = ({"role": "user", "content": question}, {"role": "assistant", "content": example.answer})
 
 
 def dose_examination(table: FactTable, seed: int = 0) -> list[Example]:

@@ -58,7 +58,7 @@ class TrainingSettings:
     """Learning rate of the embedding, norms and biases (AdamW)."""
     question_weight: float = 0.15
     """Weight of the question's tokens in the loss, beside 1 for the answer's."""
-    random_category: float = 0.1
+    random_category: float = 0.15
     """Share of examples under another category's template, so that a better classifier needs no new model."""
 
 
@@ -71,9 +71,9 @@ class Packer:
     question_weight: float
     _open: dict[Category, list[tuple[list[int], int]]] = field(default_factory=lambda: defaultdict(list))
 
-    def prompt_ids(self, question: str, category: Category) -> tuple[list[int], list[int]]:
-        """Token ids of the shared prefix (the system message) and of the question's turn."""
-        parts = render_chat(CHAT_TEMPLATE, messages_for(question, category=category))
+    def prompt_ids(self, example: Example, category: Category) -> tuple[list[int], list[int]]:
+        """Token ids of the shared prefix (the system message) and of the turns behind it."""
+        parts = render_chat(CHAT_TEMPLATE, messages_for(example.question, example.history, category=category))
         prefix_text, question_text = parts[0].text + parts[1].text, parts[2:]
         end_of_turn = parts[2].text
         cut = end_of_turn.index("<|im_start|>")
@@ -85,7 +85,7 @@ class Packer:
 
     def add(self, example: Example, category: Category) -> tuple[list[int], list[int], list[float], list[int]] | None:
         """A finished row (ids, segment numbers, loss weights, positions) when this example filled one."""
-        prefix, turn = self.prompt_ids(example.question, category)
+        prefix, turn = self.prompt_ids(example, category)
         answer = [*self._ids(example.answer), self.tokenizer.token_to_id(END)]
         waiting = self._open[category]
         used = len(prefix) + sum(len(ids) for ids, _ in waiting)
@@ -236,17 +236,17 @@ def examine(model: Any, packer: Packer, examples: list[Example], device: str) ->
     right = 0
     model.eval()
     for example in examples:
-        answer = greedy_answer(model, packer, example.question, device)
+        answer = greedy_answer(model, packer, example, device)
         right += has_dose(answer, table[example.fact_id])
     model.train()
     return right, len(examples)
 
 
-def greedy_answer(model: Any, packer: Packer, question: str, device: str, max_tokens: int = 120) -> str:
+def greedy_answer(model: Any, packer: Packer, example: Example, device: str, max_tokens: int = 120) -> str:
     """The model's most likely answer."""
     import torch
 
-    prefix, turn = packer.prompt_ids(question, category_of(question))
+    prefix, turn = packer.prompt_ids(example, category_of(example.question))
     ids = torch.tensor([prefix + turn], device=device)
     with torch.inference_mode():
         output = model.generate(
