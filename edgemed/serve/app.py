@@ -1,0 +1,60 @@
+"""The ASGI application: routes, and errors in OpenAI's form for every way to miss them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from edgemed.engines.base import Engine
+from edgemed.serve.chat import ChatEndpoint
+from edgemed.serve.errors import ApiError
+from edgemed.serve.guard import Guard
+from edgemed.serve.options import ServeOptions
+from edgemed.serve.page import page_routes
+from edgemed.serve.room import Room
+from edgemed.serve.status import StatusRoutes
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The application, and the room whose answers end when the server does."""
+
+    asgi: ASGIApp
+    room: Room
+
+
+def create_app(engine: Engine, options: ServeOptions) -> App:
+    """The server of one loaded engine. Raises EngineFailed when the engine has no model."""
+    info = engine.info
+    room = Room(engine, info.n_slots, options.max_waiting)
+    status = StatusRoutes(engine, info, options)
+    routes = [
+        Route("/v1/chat/completions", ChatEndpoint(engine, info, room, options), methods=["POST"]),
+        Route("/v1/models", status.models),
+        Route("/v1/models/{name:path}", status.model),
+        Route("/health", status.health),
+        Route("/api/status", status.status),
+        *page_routes(),
+    ]
+    app = Starlette(routes=routes, exception_handlers={ApiError: _api_error, HTTPException: _http_error})
+    return App(Guard(app, options.allowed_hosts), room)
+
+
+async def _api_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        message, code = f"{request.method} is not possible here.", "method_not_allowed"
+    else:
+        message, code = "There is nothing at this address.", "not_found"
+    return ApiError(error.status_code, message, code=code, headers=dict(error.headers or {})).response()

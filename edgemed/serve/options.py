@@ -1,0 +1,35 @@
+"""How one server behaves: set by `edgemed serve`, or by a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CARE_NOTICE = "Decision support: a clinician decides. Check doses before you give them."
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What a server is told once, when it starts."""
+
+    model_name: str
+    notice: str = CARE_NOTICE
+    """Shown under every answer."""
+    demo_notice: str = ""
+    """Not empty for the demonstration model: shown on top of the page and on every answer."""
+    offline: bool = False
+    max_waiting: int = 8
+    """Questions that may wait for a slot; the next one gets 503."""
+    deadline_s: float = 600.0
+    """From its arrival, after which an unfinished answer ends with an error."""
+    answer_tokens: int = 1024
+    """Longest answer when the request names no limit."""
+    body_limit_bytes: int = 1024 * 1024
+    body_timeout_s: float = 20.0
+    stall_s: float = 60.0
+    """Running without a token for so long is reported by /health as stalled."""
+    heartbeat_s: float = 10.0
+    """A silent stream gets a comment so often, so that a lost client is noticed."""
+    allowed_hosts: tuple[str, ...] = LOOPBACK_NAMES
+    """Names a browser may know this server by: any other is another site's name pointed at us (DNS rebinding)."""

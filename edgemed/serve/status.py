@@ -1,0 +1,111 @@
+"""What the server says of itself: /health, /api/status and /v1/models."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from edgemed import __version__
+from edgemed.core.records import Record
+from edgemed.engines.base import Engine, EngineInfo
+from edgemed.serve.errors import ApiError
+from edgemed.serve.options import ServeOptions
+
+_NO_STORE = {"cache-control": "no-store"}
+
+
+class Health(Record):
+    """GET /health: recent progress, not mere life. HTTP 200 when "ok", else 503."""
+
+    status: str
+    """ok, starting, restarting, stalled, failed or closed."""
+    running: int
+    waiting: int
+    worker_restarts: int
+    seconds_since_progress: float | None
+    """None while nothing runs."""
+    detail: str = ""
+
+
+class Status(Record):
+    """GET /api/status: what the page needs to know."""
+
+    model: str
+    engine: str
+    version: str
+    offline: bool
+    demo: bool
+    notice: str
+    demo_notice: str
+    context_length: int
+    n_slots: int
+
+
+class StatusRoutes:
+    """The three routes, over one engine."""
+
+    def __init__(self, engine: Engine, info: EngineInfo, options: ServeOptions) -> None:
+        self._engine = engine
+        self._options = options
+        self._started = int(time.time())
+        self._status = Status(
+            model=options.model_name,
+            engine=info.engine,
+            version=__version__,
+            offline=options.offline,
+            demo=bool(options.demo_notice),
+            notice=options.notice,
+            demo_notice=options.demo_notice,
+            context_length=info.context_length,
+            n_slots=info.n_slots,
+        )
+
+    async def health(self, _request: Request) -> JSONResponse:
+        """GET /health."""
+        health = health_of(self._engine, self._options.stall_s)
+        return JSONResponse(health.model_dump(), 200 if health.status == "ok" else 503, headers=_NO_STORE)
+
+    async def status(self, _request: Request) -> JSONResponse:
+        """GET /api/status."""
+        return JSONResponse(self._status.model_dump(), headers=_NO_STORE)
+
+    async def models(self, _request: Request) -> JSONResponse:
+        """GET /v1/models: the one that is served."""
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> JSONResponse:
+        """GET /v1/models/NAME."""
+        if request.path_params["name"] != self._options.model_name:
+            raise ApiError(
+                404, f"Only {self._options.model_name!r} is served here.", code="model_not_found", param="model"
+            )
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {
+            "id": self._options.model_name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "edgemed",
+        }
+
+
+def health_of(engine: Engine, stall_s: float) -> Health:
+    """The engine's health, with "stalled" for one that runs without progress for `stall_s`."""
+    now = engine.health()
+    silent = now.seconds_since_progress
+    stalled = silent is not None and silent > stall_s
+    status: str = now.state
+    if now.state == "ready":
+        status = "stalled" if stalled else "ok"
+    return Health(
+        status=status,
+        running=now.running,
+        waiting=now.waiting,
+        worker_restarts=now.restarts,
+        seconds_since_progress=silent,
+        detail=now.detail,
+    )

@@ -1,0 +1,94 @@
+"""Answers in OpenAI's form: one JSON object, or server-sent events that end with exactly one terminal event."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from edgemed.engines.base import DoneEvent
+from edgemed.serve.errors import ApiError
+
+DONE = b"data: [DONE]\n\n"
+
+SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # a proxy in front must not hold the words back
+]
+
+
+def error_event(error: ApiError) -> bytes:
+    """The terminal event of a stream that failed."""
+    return _event(error.body())
+
+
+def comment(text: str) -> bytes:
+    """A line that clients ignore, and that keeps the connection alive."""
+    return f": {text}\n\n".encode()
+
+
+def usage_of(done: DoneEvent) -> dict[str, int]:
+    """OpenAI's token counts."""
+    return {
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.completion_tokens,
+        "total_tokens": done.prompt_tokens + done.completion_tokens,
+    }
+
+
+def completion(answer_id: str, model: str, text: str, done: DoneEvent) -> dict[str, Any]:
+    """The whole answer as one `chat.completion` object."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, "refusal": None},
+        "logprobs": None,
+        "finish_reason": done.reason,
+    }
+    return {
+        "id": answer_id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [choice],
+        "usage": usage_of(done),
+    }
+
+
+class ChunkWriter:
+    """The chunks of one stream; the parts that never change are encoded once."""
+
+    def __init__(self, answer_id: str, model: str, *, include_usage: bool) -> None:
+        self._head: dict[str, Any] = {
+            "id": answer_id,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._include_usage = include_usage
+        before, after = json.dumps(self._chunk({"content": "\x00"}, None)).split('"\\u0000"')
+        self._before, self._after = f"data: {before}", f"{after}\n\n"
+
+    def opening(self) -> bytes:
+        """The first chunk: the role, and no text."""
+        return _event(self._chunk({"role": "assistant", "content": ""}, None))
+
+    def text(self, text: str) -> bytes:
+        """A chunk of text."""
+        return f"{self._before}{json.dumps(text)}{self._after}".encode()
+
+    def closing(self, done: DoneEvent) -> bytes:
+        """The terminal chunk with its reason, then the token counts where they were asked for."""
+        last = _event(self._chunk({}, done.reason))
+        if not self._include_usage:
+            return last
+        return last + _event({**self._head, "choices": [], "usage": usage_of(done)})
+
+    def _chunk(self, delta: dict[str, str], reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        chunk = {**self._head, "choices": [choice]}
+        return {**chunk, "usage": None} if self._include_usage else chunk
+
+
+def _event(content: Any) -> bytes:
+    return f"data: {json.dumps(content)}\n\n".encode()
