@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from pydantic import Field
+
 from edgemed.core.prompt import PromptPart
 from edgemed.core.records import Record
 
@@ -117,6 +119,9 @@ class EngineInfo(Record):
     bos_token: str = ""
     eos_token: str = ""
     devices: tuple[str, ...] = ()
+    """The engine's names of the devices that hold a part of the model, such as "CPU" or "CUDA0"."""
+    buffer_bytes: dict[str, int] = Field(default_factory=dict)
+    """Memory by the engine's own account, per kind of buffer: weights, KV cache and compute together."""
     load_seconds: float = 0.0
 
 

@@ -1,0 +1,116 @@
+"""A running engine process as its parent holds it: the pipes, and the threads that wait on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import IO, Any
+
+from edgemed.engines.base import EngineConfig
+
+_LONGEST_LINE = 32 * 1024 * 1024
+"""Bytes; a child that writes more without a newline has lost its mind."""
+_BODY = "import sys; sys.path[:] = {path!r}; from edgemed.engines.worker import main; main()"
+
+
+class ChildProcess:
+    """A spawned worker. `on_rows` gets each line's rows and `on_end` its end, both from the reading thread.
+
+    Create it in a thread that lives as long as the child may: Linux ends the child with the thread that began it.
+    Raises OSError when no process can be started.
+    """
+
+    def __init__(self, config: EngineConfig, on_rows: Callable[[list[Any]], None], on_end: Callable[[], None]) -> None:
+        # -P keeps the current folder, perhaps a stranger's stick, out of the module path.
+        body = _BODY.format(path=[entry for entry in sys.path if entry])
+        command = [sys.executable, "-P", "-c", body, config.model_dump_json(), str(os.getpid())]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._words: deque[str] = deque(maxlen=5)
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        self._threads = [
+            threading.Thread(target=self._write, args=(stdin,), name="engine-commands", daemon=True),
+            threading.Thread(target=self._read, args=(stdout, on_rows, on_end), name="engine-events", daemon=True),
+            threading.Thread(target=self._listen, args=(stderr,), name="engine-words", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def send(self, line: bytes) -> None:
+        """Queue a line for the child; never waits, lines to a dead child are dropped."""
+        self._outbox.put(line)
+
+    def close_input(self) -> None:
+        """Order the child to exit, which it does at once."""
+        self._outbox.put(None)
+
+    def kill(self) -> None:
+        """End the child, whatever it is doing."""
+        with suppress(OSError):
+            self._process.kill()
+
+    def wait(self, timeout_s: float) -> bool:
+        """True when the child has exited; its threads then get the rest of `timeout_s` to end as well."""
+        end = time.monotonic() + timeout_s
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._outbox.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.1, end - time.monotonic()))
+        return True
+
+    def epitaph(self) -> str:
+        """How an exited child ended, for a person."""
+        code = self._process.returncode
+        said = f" Its last words: {self._words[-1]}" if self._words else ""
+        if code is None:
+            return "The engine's process stopped answering."
+        if code >= 0:
+            return f"The engine's process ended with exit code {code}.{said}"
+        name = signal.Signals(-code).name if -code in {item.value for item in signal.Signals} else ""
+        hint = " The machine may have run out of memory." if name == "SIGKILL" else ""
+        return f"The engine's process was ended by signal {-code} {name}.{hint}{said}".replace(" .", ".")
+
+    def _write(self, stdin: IO[bytes]) -> None:
+        with suppress(OSError), stdin:  # a broken pipe: the reading thread sees the end
+            while (line := self._outbox.get()) is not None:
+                stdin.write(line)
+                stdin.flush()
+
+    def _read(self, stdout: IO[bytes], on_rows: Callable[[list[Any]], None], on_end: Callable[[], None]) -> None:
+        with stdout:
+            while (line := stdout.readline(_LONGEST_LINE)).endswith(b"\n"):
+                try:
+                    rows = json.loads(line)
+                except ValueError:
+                    break
+                on_rows(rows)
+        self.kill()  # no more can be understood from it, if it lives at all
+        on_end()
+
+    def _listen(self, stderr: IO[bytes]) -> None:
+        with stderr:
+            for line in stderr:
+                if text := line.decode(errors="replace").strip():
+                    self._words.append(text[:300])

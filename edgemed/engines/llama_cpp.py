@@ -1,0 +1,380 @@
+"""llama.cpp through llama-cpp-python's low-level API: one model, one context, several sequences.
+
+Facts about the library (0.3.36) that shape this file
+    A batch larger than n_batch, more outputs than n_outputs_max, two threads in one context and some malformed
+    files abort the whole process: this runs in the engine process only, behind the bounds-checked reader.
+    The high-level `Llama` class is never imported: it is not safe with threads and loads numpy besides.
+    The KV cache is unified: one pool of n_slots * context_length cells, in which prompt chunks of one slot and
+    decoding tokens of others share a batch. The limit per slot is the scheduler's to keep.
+    Reading the vocabulary (tokenize) is safe from another thread; everything on the context is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgemed.core.errors import EngineFailed, MissingExtra, ModelRefused
+from edgemed.core.prompt import PromptPart
+from edgemed.core.units import MIB, format_bytes
+from edgemed.engines.base import EngineConfig, EngineInfo, KvType, Sampling
+from edgemed.engines.prompt_tokens import PromptTokenizer, SpecialToken
+from edgemed.engines.scheduler import Chunk
+
+_LOG_INFO, _LOG_ERROR = 2, 4
+"""enum ggml_log_level, ggml.h."""
+_GGML_TYPES: dict[KvType, int] = {"f16": 1, "q4_0": 2, "q8_0": 8}
+"""enum ggml_type, ggml.h."""
+_NO_TOKEN = -1
+"""LLAMA_TOKEN_NULL, llama.h."""
+_RANDOM_SEED = 0xFFFFFFFF
+"""LLAMA_DEFAULT_SEED asks for a random one; a request's seed never becomes it."""
+_BUFFER_LINE = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size\s*=\s*([\d.]+) MiB")
+
+
+def load_api() -> Any:
+    """The module of the binding's C functions, without the package's own `Llama` class.
+
+    The package's __init__ would import numpy and more: 0.15 s and some 30 MiB that the engine process does not
+    need, so a bare package stands in for it. Call this only in a process where nobody else uses the package.
+    Raises MissingExtra.
+    """
+    import importlib.util
+    from types import ModuleType
+
+    if "llama_cpp" not in sys.modules:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None:
+            raise MissingExtra("llama-cpp-python", "llama-cpp")
+        package = ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations or [])
+        package.__spec__ = spec
+        sys.modules["llama_cpp"] = package
+    try:
+        from llama_cpp import llama_cpp as api
+    except (ImportError, RuntimeError, OSError) as error:
+        raise EngineFailed(
+            f"llama-cpp-python is installed, but its library cannot be loaded: {error}.",
+            next_step="install it again: pip install --force-reinstall --no-cache-dir 'edgemed[llama-cpp]'",
+        ) from error
+    return api
+
+
+def model_parameters(api: Any, config: EngineConfig) -> Any:
+    """`llama_model_params` for `config`: what a memory projection has to use as well."""
+    parameters = api.llama_model_default_params()
+    parameters.n_gpu_layers = config.n_gpu_layers
+    parameters.load_mode = api.LLAMA_LOAD_MODE_MMAP if config.use_mmap else api.LLAMA_LOAD_MODE_NONE
+    return parameters
+
+
+def context_parameters(api: Any, config: EngineConfig) -> Any:
+    """`llama_context_params` for `config`: what a memory projection has to use as well."""
+    parameters = api.llama_context_default_params()
+    parameters.n_ctx = config.n_slots * config.context_length
+    parameters.n_seq_max = config.n_slots
+    parameters.kv_unified = True
+    parameters.n_batch = max(config.n_ubatch, config.n_slots)
+    parameters.n_ubatch = config.n_ubatch
+    parameters.n_outputs_max = config.n_slots
+    parameters.n_threads = parameters.n_threads_batch = config.n_threads
+    parameters.type_k = parameters.type_v = _GGML_TYPES[config.kv_type]
+    parameters.flash_attn_type = (
+        api.LLAMA_FLASH_ATTN_TYPE_AUTO if config.flash_attention else api.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    )
+    parameters.no_perf = True
+    return parameters
+
+
+class LlamaCpp:
+    """A StepEngine on llama.cpp. One thread at a time, except `tokenize`, which any thread may call.
+
+    Raises EngineFailed or ModelRefused when the model cannot be loaded; `on_progress` is told the fraction read.
+    """
+
+    def __init__(self, config: EngineConfig, on_progress: Callable[[float], None] | None = None) -> None:
+        began = time.monotonic()
+        _check_config(config)
+        self._config = config
+        self._api = load_api()
+        self._log = _NativeLog(self._api)
+        self._api.llama_backend_init()
+        self._model = self._load_model(on_progress or (lambda _: None))
+        self._vocab = self._api.llama_model_get_vocab(self._model)
+        self._context = self._open_context()
+        self._memory = self._api.llama_get_memory(self._context)
+        self._batch = self._api.llama_batch_init(self.n_batch, 0, 1)
+        self._fields = tuple(getattr(self._batch, name) for name in ("token", "pos", "n_seq_id", "seq_id", "logits"))
+        self._greedy = self._new_chain()
+        self._api.llama_sampler_chain_add(self._greedy, self._api.llama_sampler_init_greedy())
+        self._samplers: list[Any] = [None] * config.n_slots
+        self._pieces: dict[int, bytes | None] = {}
+        self._tokenizer = self._new_tokenizer()
+        self._check_forward()
+        self.info = self._describe(time.monotonic() - began)
+
+    @property
+    def n_slots(self) -> int:
+        return self._config.n_slots
+
+    @property
+    def n_batch(self) -> int:
+        return max(self._config.n_ubatch, self._config.n_slots)
+
+    @property
+    def context_length(self) -> int:
+        return self._config.context_length
+
+    def tokenize(self, parts: Sequence[PromptPart]) -> list[int]:
+        """Token ids of a rendered prompt; special tokens from template parts only."""
+        return self._tokenizer.ids(parts)
+
+    def acquire(self, slot: int, sampling: Sampling) -> None:
+        self._samplers[slot] = self._greedy if sampling.temperature <= 0 else self._new_sampler(sampling)
+
+    def release(self, slot: int) -> None:
+        sampler, self._samplers[slot] = self._samplers[slot], None
+        if sampler is not None and sampler is not self._greedy:
+            self._api.llama_sampler_free(sampler)
+        self._api.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def decode(self, chunks: Sequence[Chunk]) -> list[int]:
+        token_of, position_of, n_sequences, sequences, wanted = self._fields
+        n = 0
+        outputs: list[tuple[int, int]] = []
+        for chunk in chunks:
+            slot, position = chunk.slot, chunk.position
+            for token in chunk.tokens:
+                token_of[n] = token
+                position_of[n] = position
+                n_sequences[n] = 1
+                sequences[n][0] = slot
+                wanted[n] = 0
+                position += 1
+                n += 1
+            if chunk.wants_token:
+                wanted[n - 1] = 1
+                outputs.append((slot, n - 1))
+        if n > self.n_batch:
+            raise EngineFailed(f"A step of {n} tokens was asked for; {self.n_batch} fit.")
+        self._batch.n_tokens = n
+        code = self._api.llama_decode(self._context, self._batch)
+        if code != 0:
+            raise EngineFailed(f"llama.cpp refused a step of {n} tokens with code {code}. {self._log.last()}".strip())
+        draw, context, samplers = self._api.llama_sampler_sample, self._context, self._samplers
+        return [draw(samplers[slot], context, at) for slot, at in outputs]
+
+    def piece(self, token: int) -> bytes | None:
+        try:
+            return self._pieces[token]
+        except KeyError:
+            ends = self._api.llama_vocab_is_eog(self._vocab, token)
+            piece = self._pieces[token] = None if ends else self._read_piece(token)
+            return piece
+
+    def close(self) -> None:
+        """Free the model and its memory; the engine is of no use afterwards."""
+        for slot, sampler in enumerate(self._samplers):
+            if sampler is not None:
+                self.release(slot)
+        self._api.llama_sampler_free(self._greedy)
+        self._api.llama_batch_free(self._batch)
+        self._api.llama_free(self._context)
+        self._api.llama_model_free(self._model)
+
+    def _load_model(self, on_progress: Callable[[float], None]) -> Any:
+        shown = -1
+
+        def report(fraction: float, _: Any) -> bool:
+            nonlocal shown
+            percent = int(fraction * 100)
+            if percent > shown:
+                shown = percent
+                on_progress(fraction)
+            return True
+
+        callback = self._api.llama_progress_callback(report)
+        parameters = model_parameters(self._api, self._config)
+        parameters.progress_callback = callback
+        path = self._config.model_path
+        model = self._api.llama_model_load_from_file(os.fsencode(path), parameters)
+        if not model:
+            raise ModelRefused(
+                f"llama.cpp could not load {path.name}: {self._log.last() or 'it gave no reason'}",
+                next_step="check that the file is complete and that its architecture is supported; export it again",
+            )
+        if not self._api.llama_model_has_decoder(model) or self._api.llama_model_has_encoder(model):
+            self._api.llama_model_free(model)
+            raise ModelRefused(f"{path.name} is no decoder-only language model; edgemed cannot answer with it.")
+        return model
+
+    def _open_context(self) -> Any:
+        config = self._config
+        context = self._api.llama_init_from_model(self._model, context_parameters(self._api, config))
+        if not context:
+            reason = self._log.last()
+            self._api.llama_model_free(self._model)
+            raise EngineFailed(
+                f"llama.cpp could not set up {config.n_slots} x {config.context_length} tokens of {config.kv_type} "
+                f"KV cache: {reason or 'it gave no reason'}",
+                next_step="ask for fewer slots or a shorter context",
+            )
+        cells = self._api.llama_n_ctx(context)
+        if cells < config.n_slots * config.context_length:
+            raise EngineFailed(f"llama.cpp gave {cells} KV cells for {config.n_slots} x {config.context_length}.")
+        return context
+
+    def _check_forward(self) -> None:
+        """Read one token, so that a model of NaNs is found before a patient's question is; warms up as well."""
+        bos = self._api.llama_vocab_bos(self._vocab)
+        token = bos if bos != _NO_TOKEN else 0
+        self.acquire(0, Sampling())
+        try:
+            self.decode([Chunk(0, (token,), 0, wants_token=True)])
+            logits = self._api.llama_get_logits_ith(self._context, 0)
+            n_vocab = self._api.llama_vocab_n_tokens(self._vocab)
+            if not logits or not all(map(math.isfinite, logits[:n_vocab])):
+                raise ModelRefused(
+                    f"{self._config.model_path.name} computes values that are no numbers (NaN or infinite).",
+                    next_step="export the model again from a sound checkpoint",
+                )
+        finally:
+            self.release(0)
+
+    def _new_chain(self) -> Any:
+        parameters = self._api.llama_sampler_chain_default_params()
+        parameters.no_perf = True
+        return self._api.llama_sampler_chain_init(parameters)
+
+    def _new_sampler(self, sampling: Sampling) -> Any:
+        """Filters, then temperature, then the draw: llama.cpp's own order."""
+        api, chain = self._api, self._new_chain()
+        if sampling.top_k > 0:
+            api.llama_sampler_chain_add(chain, api.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1:
+            api.llama_sampler_chain_add(chain, api.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p > 0:
+            api.llama_sampler_chain_add(chain, api.llama_sampler_init_min_p(sampling.min_p, 1))
+        api.llama_sampler_chain_add(chain, api.llama_sampler_init_temp(sampling.temperature))
+        api.llama_sampler_chain_add(chain, api.llama_sampler_init_dist(sampling.seed % _RANDOM_SEED))
+        return chain
+
+    def _read_piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of plain text; the text of a special token is spelled out."""
+        data = text.encode("utf-8", errors="replace")
+        size = len(data) + 2  # one for SentencePiece's leading blank
+        ids = (self._api.llama_token * size)()
+        n = self._api.llama_tokenize(self._vocab, data, len(data), ids, size, False, False)
+        if n < 0:
+            raise EngineFailed(f"llama.cpp could not tokenize a text of {format_bytes(len(data))}.")
+        return list(ids[:n])
+
+    def _new_tokenizer(self) -> PromptTokenizer:
+        api, vocab = self._api, self._vocab
+        attribute_of = api.llama_vocab_get_attr
+        special = {}
+        for token in range(api.llama_vocab_n_tokens(vocab)):
+            attributes = attribute_of(vocab, token)
+            if attributes & (api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN):
+                left, right = api.LLAMA_TOKEN_ATTR_LSTRIP, api.LLAMA_TOKEN_ATTR_RSTRIP
+                strips = bool(attributes & left), bool(attributes & right)
+                special[self._token_text(token)] = SpecialToken(token, *strips)
+        bos = api.llama_vocab_bos(vocab) if api.llama_vocab_get_add_bos(vocab) else _NO_TOKEN
+        return PromptTokenizer(special, self._encode, None if bos == _NO_TOKEN else bos)
+
+    def _control_text(self, token: int) -> str:
+        """Text of a special token; "" where llama.cpp's default for the vocabulary names an ordinary one."""
+        api = self._api
+        if token == _NO_TOKEN or not api.llama_vocab_get_attr(self._vocab, token) & api.LLAMA_TOKEN_ATTR_CONTROL:
+            return ""
+        return self._token_text(token)
+
+    def _token_text(self, token: int) -> str:
+        return (self._api.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", errors="replace")
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(512)
+        n = self._api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", errors="replace") if n >= 0 else ""
+
+    def _describe(self, load_seconds: float) -> EngineInfo:
+        api = self._api
+        template = api.llama_model_chat_template(self._model, None) or b""
+        buffers = self._log.buffer_bytes
+        return EngineInfo(
+            engine=f"llama.cpp (llama-cpp-python {_binding_version()})",
+            architecture=self._metadata("general.architecture"),
+            model_name=self._metadata("general.name") or self._config.model_path.stem,
+            context_length=self.context_length,
+            n_slots=self.n_slots,
+            vocab_size=api.llama_vocab_n_tokens(self._vocab),
+            chat_template=template.decode("utf-8", errors="replace"),
+            bos_token=self._control_text(api.llama_vocab_bos(self._vocab)),
+            eos_token=self._control_text(api.llama_vocab_eos(self._vocab)),
+            devices=tuple(dict.fromkeys(name.partition("_")[0] for name in buffers)),
+            buffer_bytes=buffers,
+            load_seconds=load_seconds,
+        )
+
+
+class _NativeLog:
+    """What llama.cpp says: errors kept for our own messages, buffer sizes counted, the rest dropped."""
+
+    def __init__(self, api: Any) -> None:
+        self._errors: deque[str] = deque(maxlen=4)
+        self.buffer_bytes: dict[str, int] = {}
+        self._callback = api.llama_log_callback(self._hear)  # kept: the library calls it for as long as it lives
+        api.llama_log_set(self._callback, None)
+
+    def last(self) -> str:
+        """The newest error lines, oldest first; "" when there were none."""
+        return " / ".join(self._errors)
+
+    def _hear(self, level: int, text: bytes, _: Any) -> None:
+        if level == _LOG_ERROR:
+            self._errors.append(text.decode(errors="replace").strip())
+        elif level == _LOG_INFO and b"buffer size" in text:
+            with contextlib.suppress(ValueError):
+                self._count(text.decode(errors="replace"))
+
+    def _count(self, line: str) -> None:
+        if match := _BUFFER_LINE.search(line):
+            name, size = match.groups()
+            self.buffer_bytes[name] = self.buffer_bytes.get(name, 0) + round(float(size) * MIB)
+
+
+def _check_config(config: EngineConfig) -> None:
+    """Refuse what would make llama.cpp abort or fail without a reason."""
+    faults = []
+    if config.n_slots < 1 or config.context_length < 2 or config.n_ubatch < 1 or config.n_threads < 1:
+        faults.append("slots, context, ubatch and threads must be positive")
+    if config.kv_type != "f16" and not config.flash_attention:
+        faults.append(f"a {config.kv_type} KV cache needs flash attention")
+    if faults:
+        raise EngineFailed(f"The engine cannot be set up so: {'; '.join(faults)}.", next_step="make a new plan")
+
+
+def _binding_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return "unknown version"

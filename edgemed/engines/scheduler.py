@@ -1,0 +1,273 @@
+"""Continuous batching: requests join and leave a running batch between two steps of the model.
+
+One step is `schedule` (which tokens of which slots), `run` (the step engine) and `postprocess` (text, ends).
+Sequences that decode go first, one token each; what is left of the batch is filled with prompt tokens, oldest
+request first, so that a long prompt delays the others by one chunk and never stops them.
+
+Pure Python over the StepEngine protocol: it knows nothing of llama.cpp, pipes or threads, and is called from
+one thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edgemed.engines.base import (
+    DoneEvent,
+    ErrorEvent,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    Sampling,
+    TextEvent,
+)
+from edgemed.engines.text import AnswerText
+
+_NEVER = float("inf")
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Consecutive tokens of one slot that a step reads; the scheduler reuses the object, so read it at once."""
+
+    slot: int
+    tokens: Sequence[int] = ()
+    position: int = 0
+    """Where the first of them stands in the sequence."""
+    wants_token: bool = False
+    """True when the token after the last one is to be drawn."""
+
+
+class StepEngine(Protocol):
+    """A loaded model with a KV cache of `n_slots` sequences."""
+
+    @property
+    def n_slots(self) -> int:
+        """Sequences that it can hold at once; slots are numbered from 0."""
+
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of one step, all slots together; at least `n_slots`."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of one slot."""
+
+    def acquire(self, slot: int, sampling: Sampling) -> None:
+        """Make an empty slot ready for a new sequence, with its own sampler."""
+
+    def release(self, slot: int) -> None:
+        """Forget everything the slot holds."""
+
+    def decode(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Read all chunks in one step; the drawn token of each chunk that wants one, in order.
+
+        Raises EngineFailed when the step was refused; the slots then hold nothing of worth.
+        """
+
+    def piece(self, token: int) -> bytes | None:
+        """Bytes of a token; None for a token that ends the answer."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    request: GenerationRequest
+    submitted: float
+    text: AnswerText
+    limit: int
+    """Tokens of the answer at most, by the request and by the context."""
+    deadline: float
+    chunk: Chunk = field(default_factory=lambda: Chunk(-1))
+    n_read: int = 0
+    """Tokens of prompt and answer already in the KV cache."""
+    n_answer: int = 0
+    n_unsent: int = 0
+    """Tokens drawn since the last TextEvent."""
+    admitted: float | None = None
+    first_token: float | None = None
+
+
+class Scheduler:
+    """The running batch and its queue. Ids are unique among the requests that have not ended."""
+
+    def __init__(self, engine: StepEngine, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._free = list(range(engine.n_slots - 1, -1, -1))
+        self._waiting: dict[str, _Sequence] = {}
+        self._running: dict[str, _Sequence] = {}
+        self._events: list[tuple[str, Event]] = []
+
+    @property
+    def n_running(self) -> int:
+        """Requests that hold a slot."""
+        return len(self._running)
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """True when a step would do nothing and no event is left to be fetched."""
+        return not (self._waiting or self._running or self._events)
+
+    def submit(self, request: GenerationRequest, submitted: float | None = None) -> None:
+        """Queue a request; `submitted` is its time on this clock, now when absent."""
+        began = self._clock() if submitted is None else submitted
+        room = self._engine.context_length - len(request.prompt)
+        if refusal := _refusal(request, room, self._engine.context_length):
+            self._events.append((request.id, ErrorEvent(refusal, retryable=False)))
+            return
+        self._waiting[request.id] = _Sequence(
+            request=request,
+            submitted=began,
+            text=AnswerText(request.stop),
+            limit=min(request.max_tokens, room),
+            deadline=_NEVER if request.deadline_s is None else began + request.deadline_s,
+        )
+
+    def cancel(self, request_id: str) -> None:
+        """End a request; ids that are unknown or have ended are ignored."""
+        sequence = self._running.get(request_id) or self._waiting.get(request_id)
+        if sequence is not None:
+            self._finish(sequence, "cancelled")
+
+    def admit(self) -> list[str]:
+        """Give free slots to the oldest waiting requests; ids of those that now begin."""
+        begun = []
+        now = self._clock()
+        while self._free and self._waiting:
+            request_id = next(iter(self._waiting))
+            sequence = self._waiting[request_id]
+            if now >= sequence.deadline:
+                self._finish(sequence, "deadline")
+                continue
+            del self._waiting[request_id]
+            sequence.chunk.slot = self._free.pop()
+            sequence.admitted = now
+            self._running[request_id] = sequence
+            self._engine.acquire(sequence.chunk.slot, sequence.request.sampling)
+            begun.append(request_id)
+        return begun
+
+    def step(self) -> list[tuple[str, Event]]:
+        """One step of the batch; every event since the last call, in order.
+
+        Raises EngineFailed when the engine refused the step; `fail_running` then clears the batch.
+        """
+        self._expire()
+        scheduled = self._schedule()
+        if scheduled:
+            tokens = self._engine.decode([sequence.chunk for sequence in scheduled])
+            self._postprocess(scheduled, tokens)
+        return self.drain()
+
+    def drain(self) -> list[tuple[str, Event]]:
+        """Events not fetched yet, without a step."""
+        events, self._events = self._events, []
+        return events
+
+    def fail_running(self, message: str) -> None:
+        """End every request that holds a slot with an ErrorEvent; those waiting stay."""
+        for request_id, sequence in list(self._running.items()):
+            self._release(sequence)
+            self._events.append((request_id, ErrorEvent(message, retryable=True)))
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for group in (self._running, self._waiting):
+            late = [sequence for sequence in group.values() if now >= sequence.deadline]
+            for sequence in late:
+                self._finish(sequence, "deadline")
+
+    def _schedule(self) -> list[_Sequence]:
+        decoding: list[_Sequence] = []
+        reading: list[_Sequence] = []
+        for sequence in self._running.values():
+            (decoding if sequence.n_answer else reading).append(sequence)
+        budget = self._engine.n_batch - len(decoding)
+        for sequence in reading:
+            if budget <= 0:
+                break
+            prompt, start = sequence.request.prompt, sequence.n_read
+            chunk = sequence.chunk
+            chunk.tokens = prompt[start : start + budget]
+            chunk.position = start
+            chunk.wants_token = start + len(chunk.tokens) == len(prompt)
+            budget -= len(chunk.tokens)
+            decoding.append(sequence)
+        return decoding
+
+    def _postprocess(self, scheduled: list[_Sequence], tokens: list[int]) -> None:
+        now = self._clock()
+        drawn = iter(tokens)
+        for sequence in scheduled:
+            chunk = sequence.chunk
+            sequence.n_read += len(chunk.tokens)
+            if chunk.wants_token:
+                self._append(sequence, next(drawn), now)
+
+    def _append(self, sequence: _Sequence, token: int, now: float) -> None:
+        if sequence.first_token is None:
+            sequence.first_token = now
+        piece = self._engine.piece(token)
+        if piece is None:
+            self._finish(sequence, "stop")
+            return
+        sequence.n_answer += 1
+        sequence.n_unsent += 1
+        text = sequence.text.push(piece)
+        if text:
+            self._send(sequence, text)
+        if sequence.text.stopped:
+            self._finish(sequence, "stop")
+        elif sequence.n_answer >= sequence.limit:
+            self._finish(sequence, "length")
+        else:
+            chunk = sequence.chunk
+            chunk.tokens = (token,)
+            chunk.position = sequence.n_read
+
+    def _send(self, sequence: _Sequence, text: str) -> None:
+        self._events.append((sequence.request.id, TextEvent(text, sequence.n_unsent)))
+        sequence.n_unsent = 0
+
+    def _finish(self, sequence: _Sequence, reason: FinishReason) -> None:
+        now = self._clock()
+        if rest := sequence.text.flush():
+            self._send(sequence, rest)
+        self._release(sequence)
+        started, first, admitted = sequence.submitted, sequence.first_token, sequence.admitted
+        done = DoneEvent(
+            reason=reason,
+            prompt_tokens=len(sequence.request.prompt),
+            completion_tokens=sequence.n_answer,
+            queue_ms=((now if admitted is None else admitted) - started) * 1000,
+            ttft_ms=0.0 if first is None else (first - started) * 1000,
+            total_ms=(now - started) * 1000,
+        )
+        self._events.append((sequence.request.id, done))
+
+    def _release(self, sequence: _Sequence) -> None:
+        """Take a sequence out of the batch or the queue, and give its slot back."""
+        request_id = sequence.request.id
+        if self._running.pop(request_id, None) is None:
+            del self._waiting[request_id]
+            return
+        self._engine.release(sequence.chunk.slot)
+        self._free.append(sequence.chunk.slot)
+
+
+def _refusal(request: GenerationRequest, room: int, context_length: int) -> str:
+    """Why a request cannot run at all, or ""."""
+    if not request.prompt:
+        return "The prompt holds no token."
+    if room < 1:
+        return f"The prompt has {len(request.prompt)} tokens; prompt and answer together may have {context_length}."
+    if request.max_tokens < 1:
+        return f"max_tokens is {request.max_tokens}; it must be at least 1."
+    return ""

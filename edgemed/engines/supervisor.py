@@ -1,0 +1,450 @@
+"""An engine in a process of its own, watched: started, restarted, and closed in bounded time.
+
+A malformed model, a driver's fault or the system's memory killer ends the child, not the server. Then
+    running requests end with a retryable ErrorEvent: half an answer cannot be continued safely,
+    requests that had not begun wait for the next child, and nobody notices more than a delay,
+    a new child is started after a pause that doubles, until there were too many.
+A child that shows no progress for too long while it has work is taken for hung and killed.
+
+Threads: callers; one that starts and watches the children (it lives as long as they do, because Linux ends a
+child with the thread that began it); one per child that reads its events. One lock guards the tables and is
+held while `on_event` runs, which makes "exactly one terminal event" simple: `on_event` must not wait for others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, MissingExtra, UsageError
+from edgemed.core.progress import Progress, SilentProgress
+from edgemed.core.prompt import PromptPart
+from edgemed.engines import wire
+from edgemed.engines.base import (
+    DoneEvent,
+    EngineConfig,
+    EngineHealth,
+    EngineInfo,
+    ErrorEvent,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    OnEvent,
+)
+from edgemed.engines.child import ChildProcess
+
+_log = logging.getLogger(__name__)
+_State = Literal["starting", "ready", "restarting", "failed", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long is too long, and how often too often."""
+
+    load_stall_s: float = 180.0
+    """Without progress while loading: one step of it may be a large tensor from a slow stick."""
+    step_stall_s: float = 120.0
+    """Without a finished step while requests run: n_ubatch prompt tokens of a 7B on a busy old CPU take a minute."""
+    tick_s: float = 0.5
+    """How often the watch looks, while there is something to watch."""
+    first_pause_s: float = 0.2
+    longest_pause_s: float = 10.0
+    max_restarts: int = 5
+    """Within `window_s`; after that the engine has failed for good."""
+    window_s: float = 600.0
+    tokenize_s: float = 30.0
+    close_s: float = 1.5
+    """For a polite end; then the child is killed."""
+
+
+@dataclass(slots=True)
+class _Request:
+    request: GenerationRequest
+    on_event: OnEvent
+    submitted: float
+    sent: bool = False
+    begun: bool = False
+
+
+class EngineProcess:
+    """`Engine` over a supervised child process. Call `start` before anything else."""
+
+    def __init__(self, config: EngineConfig, limits: Limits | None = None) -> None:
+        self._config = config
+        self._limits = limits or Limits()
+        self._changed = threading.Condition(threading.RLock())
+        self._requests: dict[str, _Request] = {}
+        self._answers: dict[int, list[Any] | None] = {}
+        """Numbers of tokenize calls that wait, with their answer once it has come."""
+        self._number = 0
+        self._state: _State = "starting"
+        self._detail = ""
+        self._failure: EdgemedError | None = None
+        self._info: EngineInfo | None = None
+        self._loaded = 0.0
+        self._child: ChildProcess | None = None
+        self._child_ended = False
+        self._progress_at = time.monotonic()
+        self._losses: deque[float] = deque()
+        self._restarts = 0
+        self._watcher = threading.Thread(target=self._supervise, name="engine-watch", daemon=True)
+
+    def start(self, progress: Progress | None = None) -> None:
+        """Load the model; returns when it answers.
+
+        Raises ModelRefused before native code has seen a damaged file, EngineFailed when loading fails or
+        stalls, MissingExtra without the binding. Ctrl-C ends the child and passes on.
+        """
+        _require_binding()
+        with self._changed:
+            if not self._watcher.is_alive() and self._state == "starting":
+                self._watcher.start()
+        try:
+            self._wait_loaded(progress or SilentProgress())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded; waits while it is being loaded. Raises EngineFailed when that failed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._info or self._state in ("failed", "closed"))
+            if self._info is None:
+                raise self._failure or EngineFailed("The engine was closed before its model was loaded.")
+            return self._info
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running child; None while there is none."""
+        with self._changed:
+            return self._child.pid if self._child and not self._child_ended else None
+
+    def tokenize(self, parts: list[PromptPart]) -> list[int]:
+        """Token ids of the prompt. Waits for the engine: up to `tokenize_s`, and longer while it is loading."""
+        with self._changed:
+            child = self._ready_child()
+            self._number += 1
+            number = self._number
+            self._note_work()
+            self._answers[number] = None
+            child.send(wire.encode_parts(number, parts))
+            self._changed.wait_for(
+                lambda: self._answers[number] is not None or self._child is not child or self._child_ended,
+                self._limits.tokenize_s,
+            )
+            row = self._answers.pop(number)
+        if row is None:
+            raise EngineLost("The engine did not tokenize the prompt in time.", next_step="ask again")
+        if row[2] is None:
+            raise EngineFailed(row[3])
+        return list(row[2])
+
+    def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
+        """Queue a request; never waits. Raises EngineFailed, or UsageError for a prompt that cannot fit."""
+        _check_fits(request, self._config.context_length)
+        with self._changed:
+            self._require_open()
+            if request.id in self._requests:
+                raise UsageError(f"A request with the id {request.id!r} is already running.")
+            self._note_work()
+            entry = _Request(request, on_event, time.monotonic())
+            self._requests[request.id] = entry
+            if self._state == "ready":
+                self._send(entry)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early; unknown and finished ids are ignored."""
+        with self._changed:
+            entry = self._requests.get(request_id)
+            if entry is None:
+                return
+            if entry.sent and self._child is not None:
+                self._child.send(wire.encode_line([wire.CANCEL, request_id]))
+            else:
+                self._end_unsent(entry, "cancelled")
+
+    def health(self) -> EngineHealth:
+        """The state now, without waiting for the engine."""
+        with self._changed:
+            running = sum(entry.begun for entry in self._requests.values())
+            return EngineHealth(
+                state=self._state,
+                running=running,
+                waiting=len(self._requests) - running,
+                restarts=self._restarts,
+                seconds_since_progress=time.monotonic() - self._progress_at if running else None,
+                detail=self._detail,
+            )
+
+    def close(self) -> None:
+        """End the engine and every request, with an ErrorEvent. Returns within 5 seconds."""
+        with self._changed:
+            if self._state == "closed":
+                return
+            self._state = "closed"
+            self._fail_all("The engine was closed.", retryable=True)
+            child = self._child
+            self._changed.notify_all()
+        if child is not None:
+            child.close_input()
+            if not child.wait(self._limits.close_s):
+                child.kill()
+                child.wait(self._limits.close_s)
+        if self._watcher.is_alive() and self._watcher is not threading.current_thread():
+            self._watcher.join(self._limits.close_s)
+
+    # What callers' threads do with the lock held.
+
+    def _wait_loaded(self, progress: Progress) -> None:
+        shown = 0.0
+        with progress.task(f"Loading {self._config.model_path.name}", 100, "%") as task:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._loaded > shown or self._state != "starting")  # noqa: B023
+                    loaded, state, failure = self._loaded, self._state, self._failure
+                task.advance((loaded - shown) * 100)
+                shown = loaded
+                if state in ("failed", "closed"):
+                    raise failure or EngineFailed("The engine was closed while its model was being loaded.")
+                if state != "starting":
+                    return
+
+    def _ready_child(self) -> ChildProcess:
+        self._changed.wait_for(lambda: self._state not in ("starting", "restarting"))
+        self._require_open()
+        assert self._child is not None
+        return self._child
+
+    def _require_open(self) -> None:
+        if self._state == "failed":
+            raise self._failure or EngineFailed("The engine has failed.")
+        if self._state == "closed":
+            raise EngineFailed("The engine is closed.", next_step="start it again")
+
+    def _note_work(self) -> None:
+        """Start the watch's clock when there was nothing to watch."""
+        if not self._busy():
+            self._progress_at = time.monotonic()
+            self._changed.notify_all()
+
+    def _busy(self) -> bool:
+        return bool(self._requests or self._answers)
+
+    def _send(self, entry: _Request) -> None:
+        assert self._child is not None
+        entry.sent = True
+        self._child.send(wire.encode_request(entry.request, time.monotonic() - entry.submitted))
+
+    # What the child's reading thread does.
+
+    def _hear(self, rows: list[Any]) -> None:
+        with self._changed:
+            self._progress_at = time.monotonic()
+            for row in rows:
+                kind = row[0]
+                if kind == wire.TEXT:
+                    if entry := self._requests.get(row[1]):
+                        self._deliver(entry, wire.decode_event(row))
+                elif kind in (wire.DONE, wire.ERROR):
+                    if entry := self._requests.pop(row[1], None):
+                        self._deliver(entry, wire.decode_event(row))
+                elif kind == wire.BEGUN:
+                    if entry := self._requests.get(row[1]):
+                        entry.begun = True
+                else:
+                    self._hear_control(row)
+
+    def _hear_control(self, row: list[Any]) -> None:
+        kind = row[0]
+        if kind == wire.LOADING:
+            self._loaded = max(self._loaded, min(row[1], 1.0))
+        elif kind == wire.TOKENS and row[1] in self._answers:
+            self._answers[row[1]] = row
+        elif kind == wire.FAILED:
+            self._failure = wire.error_of(row)
+        elif kind == wire.READY and self._state in ("starting", "restarting"):
+            self._info = EngineInfo.model_validate(row[1])
+            self._state, self._loaded = "ready", 1.0
+            for entry in self._requests.values():
+                self._send(entry)
+        self._changed.notify_all()
+
+    def _deliver(self, entry: _Request, event: Event) -> None:
+        try:
+            entry.on_event(event)
+        except Exception as error:  # a caller's fault must not silence the other requests
+            _log.error("A request's on_event failed with %s; the request is dropped.", type(error).__name__)
+            self._requests.pop(entry.request.id, None)
+            if entry.sent and self._child is not None:
+                self._child.send(wire.encode_line([wire.CANCEL, entry.request.id]))
+
+    def _end_of_child(self) -> None:
+        with self._changed:
+            self._child_ended = True
+            self._changed.notify_all()
+
+    # What the watching thread does.
+
+    def _supervise(self) -> None:
+        try:
+            while self._launch():
+                self._watch()
+                if not self._pause(self._recover()):
+                    return
+        except Exception as error:  # this thread's door: without it everybody would wait for ever
+            _log.exception("The engine's watch failed.")
+            self._fail(EngineFailed(f"The engine's watch met a fault of its own: {type(error).__name__}."))
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait before the next child; False when there is to be none."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self._state not in ("closed", "failed"):
+                now = time.monotonic()
+                if now >= end:
+                    return True
+                self._expire_unsent(now)
+                self._changed.wait(min(end - now, self._limits.tick_s))
+        return False
+
+    def _launch(self) -> bool:
+        """True when a new child is on its way."""
+        try:
+            # Every time: native code never sees a file that the bounds-checked reader has not passed.
+            from edgemed.models.gguf import check_gguf
+
+            check_gguf(self._config.model_path)
+            with self._changed:
+                if self._state == "closed":
+                    return False
+                self._failure = None
+                self._child_ended = False
+                self._progress_at = time.monotonic()
+                self._child = ChildProcess(self._config, self._hear, self._end_of_child)
+                return True
+        except EdgemedError as error:
+            self._fail(error)
+        except OSError as error:
+            self._fail(EngineFailed(f"The engine's process could not be started: {error.strerror or error}."))
+        return False
+
+    def _watch(self) -> None:
+        """Return when the child has ended; kill it when it is hung."""
+        child = self._child
+        assert child is not None
+        with self._changed:
+            while not self._child_ended and self._state != "closed":
+                quiet = self._state == "ready" and not self._busy()
+                began = time.monotonic()
+                self._changed.wait(None if quiet else self._limits.tick_s)
+                now = time.monotonic()
+                if quiet or now - began > 10 * self._limits.tick_s:
+                    self._progress_at = max(self._progress_at, now)  # the machine slept, not the child
+                self._expire_unsent(now)
+                if self._hung(now):
+                    child.kill()
+        while not child.wait(self._limits.close_s):
+            child.kill()
+
+    def _hung(self, now: float) -> bool:
+        loading = self._state in ("starting", "restarting")
+        if self._child_ended or not (loading or self._busy()):
+            return False
+        limit = self._limits.load_stall_s if loading else self._limits.step_stall_s
+        if now - self._progress_at <= limit:
+            return False
+        self._failure = EngineFailed(f"The engine made no progress for {limit:.0f} s and was ended.")
+        return True
+
+    def _recover(self) -> float:
+        """Settle the accounts of a child that has ended; seconds to wait before the next one."""
+        with self._changed:
+            child = self._child
+            assert child is not None
+            self._child_ended = True
+            if self._state == "closed":
+                return 0.0
+            error = self._failure or EngineLost(child.epitaph())
+            _log.warning("%s", error.what)
+            if self._state == "starting":
+                self._fail(error)
+                return 0.0
+            self._detail = error.what
+            self._end_begun(f"{error.what} The answer is incomplete: ask again.")
+            return self._plan_restart(error)
+
+    def _plan_restart(self, error: EdgemedError) -> float:
+        now = time.monotonic()
+        self._losses.append(now)
+        while now - self._losses[0] > self._limits.window_s:
+            self._losses.popleft()
+        if len(self._losses) > self._limits.max_restarts:
+            self._fail(
+                EngineFailed(
+                    f"The engine ended {len(self._losses)} times within {self._limits.window_s:.0f} s. {error.what}",
+                    next_step="start again with fewer layers on the GPU or a shorter context",
+                )
+            )
+            return 0.0
+        self._state = "restarting"
+        self._restarts += 1
+        self._changed.notify_all()
+        return min(self._limits.first_pause_s * 2.0 ** (len(self._losses) - 1), self._limits.longest_pause_s)
+
+    def _end_begun(self, message: str) -> None:
+        for entry in list(self._requests.values()):
+            entry.sent = False
+            if entry.begun:
+                del self._requests[entry.request.id]
+                self._deliver(entry, ErrorEvent(message, retryable=True))
+
+    def _expire_unsent(self, now: float) -> None:
+        for entry in list(self._requests.values()):
+            limit = entry.request.deadline_s
+            if not entry.sent and limit is not None and now - entry.submitted >= limit:
+                self._end_unsent(entry, "deadline")
+
+    def _end_unsent(self, entry: _Request, reason: FinishReason) -> None:
+        del self._requests[entry.request.id]
+        waited_ms = (time.monotonic() - entry.submitted) * 1000
+        self._deliver(entry, DoneEvent(reason, len(entry.request.prompt), 0, waited_ms, 0.0, waited_ms))
+
+    def _fail(self, error: EdgemedError) -> None:
+        with self._changed:
+            if self._state != "closed":
+                self._state = "failed"
+            self._failure = error
+            self._detail = error.what
+            self._fail_all(str(error), retryable=False)
+            self._changed.notify_all()
+
+    def _fail_all(self, message: str, *, retryable: bool) -> None:
+        entries = list(self._requests.values())
+        self._requests.clear()
+        for entry in entries:
+            self._deliver(entry, ErrorEvent(message, retryable=retryable))
+
+
+def _require_binding() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise MissingExtra("llama-cpp-python", "llama-cpp")
+
+
+def _check_fits(request: GenerationRequest, context_length: int) -> None:
+    n_tokens = len(request.prompt)
+    if n_tokens == 0:
+        raise UsageError("The prompt holds no token.", next_step="write a question")
+    if n_tokens >= context_length:
+        raise UsageError(
+            f"The prompt has {n_tokens} tokens; prompt and answer together may have {context_length}.",
+            next_step="shorten the question, or start with a longer --context",
+        )
+    if request.max_tokens < 1:
+        raise UsageError(f"max_tokens is {request.max_tokens}; it must be at least 1.")

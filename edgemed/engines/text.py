@@ -1,0 +1,55 @@
+"""From a stream of token bytes to text that may be shown: whole characters, and nothing after a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+
+_NEW_DECODER = codecs.getincrementaldecoder("utf-8")
+
+
+class AnswerText:
+    """The text of one answer as its tokens arrive.
+
+    What `push` returns, joined, is the answer up to the first stop string, however the bytes were cut
+    into tokens. Of several stop strings the one that is complete first ends the answer; of those complete
+    at the same character, the longest. Bytes that are no UTF-8 become U+FFFD.
+    """
+
+    __slots__ = ("_decoder", "_held", "_openings", "_stops", "stopped")
+
+    def __init__(self, stops: Iterable[str] = ()) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._openings = tuple({stop[:n] for stop in self._stops for n in range(1, len(stop))})
+        self._decoder = _NEW_DECODER(errors="replace")
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Text that is now certain to belong to the answer; "" while a character or a stop string may be half here."""
+        text = self._decoder.decode(piece)
+        if not self._stops:
+            return text
+        text = self._held + text
+        end = self._first_stop(text)
+        if end is not None:
+            self.stopped, self._held = True, ""
+            return text[:end]
+        keep = self._opening_at_end(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """What was held back, when the answer ends without its stop string; half a character is left out."""
+        held, self._held = self._held, ""
+        return held
+
+    def _first_stop(self, text: str) -> int | None:
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        return min(found)[1] if found else None
+
+    def _opening_at_end(self, text: str) -> int:
+        """Characters at the end of `text` that may be the beginning of a stop string."""
+        if not self._openings or not text.endswith(self._openings):
+            return 0
+        return max(len(opening) for opening in self._openings if text.endswith(opening))

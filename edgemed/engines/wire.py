@@ -1,0 +1,99 @@
+"""The language between a server and its engine process: one JSON array per line, both ways.
+
+JSON and not pickle: the child reads model files from a stick, and nothing it says may run code in the parent.
+
+    parent to child    [SUBMIT, id, prompt, max_tokens, sampling, stop, deadline_s, age_s]
+                       [CANCEL, id]
+                       [TOKENIZE, number, [[text, special], ...]]
+    child to parent    [[kind, ...], ...]   every event of one step in one line; [] says only "a step was done"
+        while loading  [LOADING, fraction], then [READY, info] or [FAILED, error class, what, next step]
+        of a request   [BEGUN, id], [TEXT, id, text, n_tokens], [DONE, id, reason, ...], [ERROR, id, message, retryable]
+        of the words   [TOKENS, number, ids] or [TOKENS, number, None, message]
+
+The end of the child's input is the order to exit: a parent that died says the same as one that closed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from edgemed.core.errors import EdgemedError, EngineFailed, ModelRefused, UsageError
+from edgemed.core.prompt import PromptPart
+from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, Sampling, TextEvent
+
+SUBMIT, CANCEL, TOKENIZE = "submit", "cancel", "tokenize"
+LOADING, READY, FAILED, TOKENS = "loading", "ready", "failed", "tokens"
+BEGUN, TEXT, DONE, ERROR = "b", "t", "d", "e"
+
+_ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_ERRORS: dict[str, type[EdgemedError]] = {
+    kind.__name__: kind for kind in (EngineFailed, ModelRefused, UsageError, EdgemedError)
+}
+
+
+def encode_line(message: Sequence[Any]) -> bytes:
+    """One message as a line; ASCII, so a newline can only be its end."""
+    return _ENCODE(message).encode("ascii") + b"\n"
+
+
+def encode_events(events: Iterable[tuple[str, Event]]) -> bytes:
+    """The events of one step as a line."""
+    return encode_line([_event_row(request_id, event) for request_id, event in events])
+
+
+def _event_row(request_id: str, event: Event) -> list[Any]:
+    if isinstance(event, TextEvent):
+        return [TEXT, request_id, event.text, event.n_tokens]
+    if isinstance(event, ErrorEvent):
+        return [ERROR, request_id, event.message, event.retryable]
+    counts = [event.prompt_tokens, event.completion_tokens]
+    return [DONE, request_id, event.reason, *counts, event.queue_ms, event.ttft_ms, event.total_ms]
+
+
+def decode_event(row: Sequence[Any]) -> Event:
+    """The event of a TEXT, DONE or ERROR row."""
+    kind = row[0]
+    if kind == TEXT:
+        return TextEvent(row[2], row[3])
+    if kind == DONE:
+        return DoneEvent(*row[2:])
+    return ErrorEvent(row[2], row[3])
+
+
+def encode_request(request: GenerationRequest, age_s: float) -> bytes:
+    """A request as a line; `age_s` is how long ago it was submitted."""
+    drawn = request.sampling
+    sampling = [drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p, drawn.seed]
+    limits = [list(request.stop), request.deadline_s, age_s]
+    return encode_line([SUBMIT, request.id, list(request.prompt), request.max_tokens, sampling, *limits])
+
+
+def decode_request(row: Sequence[Any]) -> tuple[GenerationRequest, float]:
+    """The request of a SUBMIT row, and its age in seconds."""
+    _, request_id, prompt, max_tokens, sampling, stop, deadline_s, age_s = row
+    drawn = Sampling(*sampling)
+    return GenerationRequest(request_id, tuple(prompt), max_tokens, drawn, tuple(stop), deadline_s), age_s
+
+
+def encode_parts(number: int, parts: Iterable[PromptPart]) -> bytes:
+    """A TOKENIZE line; its answer carries the same number."""
+    return encode_line([TOKENIZE, number, [[part.text, part.special] for part in parts]])
+
+
+def decode_parts(row: Sequence[Any]) -> list[PromptPart]:
+    """The parts of a TOKENIZE row."""
+    return [PromptPart(text, special) for text, special in row[2]]
+
+
+def failed_row(error: EdgemedError) -> list[Any]:
+    """An error as a FAILED row."""
+    kind = type(error).__name__
+    return [FAILED, kind if kind in _ERRORS else "EngineFailed", error.what, error.next_step]
+
+
+def error_of(row: Sequence[Any]) -> EdgemedError:
+    """The error of a FAILED row, of the class it had in the child."""
+    _, kind, what, next_step = row
+    return _ERRORS.get(kind, EngineFailed)(what, next_step=next_step)

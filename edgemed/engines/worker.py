@@ -1,0 +1,169 @@
+"""The engine's process: loads one model, then answers commands from its input until that ends.
+
+Two threads. The reader hears commands, cuts text into tokens, and ends the process when the input ends, also in
+the middle of a step: there is nothing to save. The main thread runs the batch and sleeps while there is none.
+Started by the supervisor with its own pipes; nothing else may be printed, so stdout is turned to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any
+
+from edgemed.core.errors import EdgemedError, EngineFailed
+from edgemed.core.offline import forbid_outgoing_connections
+from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
+from edgemed.core.units import MIB
+from edgemed.engines import wire
+from edgemed.engines.base import EngineConfig
+from edgemed.engines.llama_cpp import LlamaCpp
+from edgemed.engines.scheduler import Scheduler
+
+_MOST_REFUSED_STEPS = 3
+"""Refused steps in a row after which the process gives up; the supervisor starts a new one."""
+_READER_STACK_BYTES = 64 * MIB
+"""llama.cpp splits words with std::regex, which recurses once per character of a long word."""
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
+
+
+def main() -> None:
+    """The body of the process: `config JSON` and the parent's id are its arguments."""
+    commands, events = _take_pipes()
+    config = EngineConfig.model_validate_json(sys.argv[1])
+    _harden(parent=int(sys.argv[2]))
+    set_environment(ENGINE_ENVIRONMENT)
+    if config.offline:
+        set_environment(OFFLINE_ENVIRONMENT)
+        forbid_outgoing_connections()
+    worker = _Worker(commands, events)
+    try:
+        worker.run(config)
+    except EdgemedError as error:
+        worker.send(wire.encode_line([wire.failed_row(error)]))
+        os._exit(error.exit_code)
+    except Exception as error:  # the one door of this process; its words go to the parent without a traceback
+        place = _place_of(error)
+        fault = EngineFailed(f"The engine's process met a fault of its own: {type(error).__name__} in {place}.")
+        worker.send(wire.encode_line([wire.failed_row(fault)]))
+        os._exit(fault.exit_code)
+
+
+class _Worker:
+    def __init__(self, commands: IO[bytes], events: IO[bytes]) -> None:
+        self._commands = commands
+        self._events = events
+        self._inbox: SimpleQueue[list[Any]] = SimpleQueue()
+        self._writing = threading.Lock()
+        self._engine: LlamaCpp | None = None
+
+    def run(self, config: EngineConfig) -> None:
+        """Load the model, then serve; returns never."""
+        threading.stack_size(_READER_STACK_BYTES)
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+        engine = LlamaCpp(config, lambda done: self.send(wire.encode_line([[wire.LOADING, done]])))
+        self._engine = engine
+        self.send(wire.encode_line([[wire.READY, engine.info.model_dump(mode="json")]]))
+        self._serve(Scheduler(engine, time.monotonic))
+
+    def send(self, line: bytes) -> None:
+        """Write one line to the parent; ends the process when nobody listens any more."""
+        try:
+            with self._writing:
+                self._events.write(line)
+                self._events.flush()
+        except OSError:
+            os._exit(0)
+
+    def _serve(self, scheduler: Scheduler) -> None:
+        refused = 0
+        while True:
+            self._take_commands(scheduler)
+            if begun := scheduler.admit():
+                # Said before the step: should the step kill this process, they must not be tried again.
+                self.send(wire.encode_line([[wire.BEGUN, request_id] for request_id in begun]))
+            try:
+                events = scheduler.step()
+                refused = 0
+            except EngineFailed as error:
+                refused += 1
+                if refused >= _MOST_REFUSED_STEPS:
+                    raise
+                scheduler.fail_running(f"The engine refused a step. {error.what}")
+                events = scheduler.drain()
+            self.send(wire.encode_events(events))
+
+    def _take_commands(self, scheduler: Scheduler) -> None:
+        """Hand all waiting commands to the scheduler; sleeps until there is one when nothing else is to do."""
+        inbox = self._inbox
+        while scheduler.idle or not inbox.empty():
+            row = inbox.get()
+            if row[0] == wire.SUBMIT:
+                request, age_s = wire.decode_request(row)
+                scheduler.submit(request, time.monotonic() - age_s)
+            else:
+                scheduler.cancel(row[1])
+
+    def _read(self) -> None:
+        try:
+            for line in self._commands:
+                self._hear(json.loads(line))
+        except Exception:  # a deaf engine helps nobody: end, and be started again
+            os._exit(EngineFailed.exit_code)
+        os._exit(0)
+
+    def _hear(self, row: list[Any]) -> None:
+        if row[0] == wire.TOKENIZE:
+            self.send(wire.encode_line([self._tokenize(row)]))
+        else:
+            self._inbox.put(row)
+
+    def _tokenize(self, row: Sequence[Any]) -> list[Any]:
+        engine, number = self._engine, row[1]
+        if engine is None:
+            return [wire.TOKENS, number, None, "The model is still being loaded."]
+        try:
+            return [wire.TOKENS, number, engine.tokenize(wire.decode_parts(row))]
+        except EdgemedError as error:
+            return [wire.TOKENS, number, None, error.what]
+
+
+def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """The command and event pipes under numbers of their own; libraries may print, to stderr."""
+    commands = os.fdopen(os.dup(0), "rb")
+    events = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return commands, events
+
+
+def _harden(parent: int) -> None:
+    """No core file with a patient's words, no Ctrl-C meant for the parent, no life without the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.name == "posix":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(0)
+
+
+def _place_of(error: Exception) -> str:
+    import traceback
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
