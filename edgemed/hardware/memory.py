@@ -101,13 +101,14 @@ def measure_copy(n_threads: int, free_bytes: float, repetitions: int, root: Path
     with ThreadPoolExecutor(n_threads) as pool:
         _copy(pool, pieces)  # the first touch pays for page faults
         speeds = [2 * size / _copy(pool, pieces) for _ in range(repetitions)]
+    threads = "1 thread" if n_threads == 1 else f"{n_threads} threads"
     return Figure(
         value=statistics.median(speeds),
         unit="B/s",
         basis="measured",
         low=min(speeds),
         high=max(speeds),
-        note=f"numpy copies of {format_bytes(size)}, {n_threads} {'thread' if n_threads == 1 else 'threads'}, {repetitions} repetitions, read + write",
+        note=f"numpy copies of {format_bytes(size)}, {threads}, {repetitions} repetitions, read + write",
     )
 
 

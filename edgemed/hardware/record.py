@@ -5,6 +5,7 @@ Every figure says its unit and where it comes from; what could not be read says 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -122,18 +123,27 @@ class HardwareProfile(Record):
 
     def hardware_id(self) -> str:
         """A digest of what does not change from minute to minute: a plan made for another one is stale."""
-        return digest_of(
-            {
-                "cpu": self.cpu.model.model_dump(mode="json"),
-                "cores": value_of(self.cpu.usable_cores),
-                "ram": value_of(self.memory.total),
-                "gpus": sorted(gpu.name for gpu in self.gpus),
-            }
-        )
+        return hardware_id(self.cpu, self.memory.total, self.gpus)
+
+    def engine_name(self) -> str:
+        """The engine's name and version; empty when none is installed."""
+        return self.engine.name if isinstance(self.engine, EngineProfile) else ""
 
     def engine_devices(self) -> tuple[EngineDevice, ...]:
         """The engine's devices; empty when no engine is installed."""
         return self.engine.devices if isinstance(self.engine, EngineProfile) else ()
+
+
+def hardware_id(cpu: CpuProfile, total_ram: Figure | NotAvailable, gpus: Sequence[GpuProfile]) -> str:
+    """A digest of what does not change from minute to minute."""
+    return digest_of(
+        {
+            "cpu": cpu.model.model_dump(mode="json"),
+            "cores": value_of(cpu.usable_cores),
+            "ram": value_of(total_ram),
+            "gpus": sorted(gpu.name for gpu in gpus),
+        }
+    )
 
 
 def value_of(figure: Figure | NotAvailable) -> float | None:

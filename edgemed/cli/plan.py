@@ -1,0 +1,88 @@
+"""`edgemed plan`: what a model needs on this machine, part by part, and how it will be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgemed.cli.console import Console
+from edgemed.cli.options import Json, Verbose
+from edgemed.core.units import format_bytes, parse_size
+
+if TYPE_CHECKING:
+    from edgemed.hardware.record import HardwareProfile
+    from edgemed.plan.record import Plan
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="A GGUF file, or a name such as: demo")],
+    context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together, per slot.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Requests answered side by side.")] = None,
+    max_ram: Annotated[str | None, typer.Option(help='Most main memory to take, such as "6GiB".')] = None,
+    max_vram: Annotated[str | None, typer.Option(help="Most GPU memory to take; 0 keeps all on the CPU.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Plan for the machine of this saved profile.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the plan to this file.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Place a model on this machine: memory, context, slots, threads, layers on the GPU."""
+    from edgemed.cli.models import resolve_model
+    from edgemed.plan.make import PlanRequest, make_plan
+    from edgemed.plan.store import save_plan
+
+    console = Console(json_mode=json, verbose=verbose)
+    request = PlanRequest(
+        context_length=context,
+        n_slots=slots,
+        max_ram_bytes=None if max_ram is None else parse_size(max_ram),
+        max_vram_bytes=None if max_vram is None else parse_size(max_vram),
+    )
+    found = make_plan(resolve_model(model), _machine(profile, console), request, console)
+    if save is not None:
+        save_plan(found, save)
+        console.note(f"Saved as {save}")
+    console.record(found)
+    console.table(f"{found.model.path.name} on this machine" if profile is None else "The plan", rows_of(found))
+    for note in found.notes:
+        console.note(note)
+
+
+def _machine(profile: Path | None, console: Console) -> HardwareProfile:
+    if profile is not None:
+        from edgemed.hardware.profile import load_profile
+
+        return load_profile(profile)
+    from edgemed.plan.store import current_profile
+
+    return current_profile(console)
+
+
+def rows_of(found: Plan) -> list[tuple[str, str]]:
+    """The plan as rows for people."""
+    config = found.engine_config
+    rows = [
+        ("model", f"{found.model.architecture}, {found.recipe}"),
+        ("engine", found.engine),
+        ("context", f"{config.context_length} tokens in each of {config.n_slots} slots"),
+        ("KV cache", config.kv_type),
+        ("threads", str(config.n_threads)),
+    ]
+    rows += [(f"layers {p.first_layer}-{p.last_layer}", p.place) for p in found.placements]
+    for budget in found.budgets:
+        for need in found.memory:
+            if need.place == budget.place and need.n_bytes:
+                words = f"{format_bytes(need.n_bytes):>9}  {need.n_bytes:>14,} bytes, {need.basis}"
+                rows.append((f"{budget.place}: {_WORDS[need.part]}", words))
+        total = f"{format_bytes(budget.needed_bytes):>9}  of {format_bytes(budget.limit_bytes)} that may be taken"
+        reserve = f"{format_bytes(budget.free_bytes)} free, {format_bytes(budget.reserve_bytes)} kept for the system"
+        rows.append((f"{budget.place}: in all", f"{total} ({reserve})"))
+    rows.append(("basis", found.memory_note))
+    if found.reduced:
+        rows.append(("note", "smaller than usual, because memory is short; see candidates with --json"))
+    rows.append(("llama.cpp command", found.engine_command))
+    return rows
+
+
+_WORDS = {"weights": "weights", "kv_cache": "KV cache", "compute": "compute", "process": "process"}

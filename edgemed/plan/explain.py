@@ -1,0 +1,93 @@
+"""Says a plan in words: how the weights are stored, the engine's own command, and the ways out when nothing fits."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgemed.core.errors import PlanInfeasible
+from edgemed.core.units import format_bytes
+from edgemed.engines.base import EngineConfig
+from edgemed.models.spec import ModelSpec
+from edgemed.plan.memory import Estimate, formula_sizes
+from edgemed.plan.record import RAM
+
+_SMALLER_TYPES = (("q8_0", 8.5), ("q6_k", 6.5625), ("q4_k_m", 4.85), ("iq4_nl", 4.5))
+"""Bits per weight, largest first: block sizes of ggml-common.h; q4_k_m mixes q4_k and q6_k, about 4.85."""
+_EXPORTED_NOW = frozenset({"q8_0"})
+"""What `edgemed export` writes today; the others are named with their size only."""
+
+
+def recipe_of(spec: ModelSpec) -> str:
+    """How the weights are stored, by share of bytes: "q8_0 97 %, f32 3 %"."""
+    by_type: dict[str, int] = {}
+    for tensor in spec.tensors:
+        by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.n_bytes
+    total = max(1, sum(by_type.values()))
+    shares = sorted(by_type.items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{name} {100 * n_bytes / total:.3g} %" for name, n_bytes in shares)
+
+
+def server_command(config: EngineConfig) -> str:
+    """The same configuration as a command line of llama.cpp's server."""
+    words = ["llama-server", "-m", str(config.model_path)]
+    words += ["-c", str(config.context_length * config.n_slots), "-np", str(config.n_slots), "--kv-unified"]
+    words += ["-t", str(config.n_threads), "-ngl", str(config.n_gpu_layers)]
+    words += ["-b", str(max(config.n_ubatch, config.n_slots)), "-ub", str(config.n_ubatch)]
+    words += ["-ctk", config.kv_type, "-ctv", config.kv_type, "-fa", "auto" if config.flash_attention else "off"]
+    return shlex.join(words if config.use_mmap else [*words, "--no-mmap"])
+
+
+def infeasible(
+    spec: ModelSpec, model_path: Path, estimates: Sequence[Estimate], limits: Mapping[str, int]
+) -> PlanInfeasible:
+    """The error of a model that fits in no way: the gap of the first wish, and the cheapest ways out."""
+    wish, offered = estimates[0], limits[RAM]
+    needed = wish.bytes_in(RAM)
+    asked = f"{wish.config.n_slots} x {wish.config.context_length} tokens"
+    what = (
+        f"{model_path.name} with {asked} needs {format_bytes(needed)} ({needed:,} bytes) of main memory; this machine "
+        f"offers {format_bytes(offered)}: {needed - offered:,} bytes too little."
+    )
+    ways = [*_smaller_requests(spec, wish, offered), *_smaller_types(spec, model_path, wish, estimates[-1], offered)]
+    if not ways:
+        rest = offered - (needed - formula_sizes(spec, wish.config).weights)
+        ways = [f"a smaller model: its weights may take {format_bytes(max(0, rest))} at most; or close other programs"]
+    return PlanInfeasible(what, next_step="; or ".join(ways))
+
+
+def _smaller_requests(spec: ModelSpec, wish: Estimate, offered: int) -> list[str]:
+    """The most slots, then the most context, that would fit the same file; computed from the wish."""
+    config, needed = wish.config, wish.bytes_in(RAM)
+
+    def saved_by(smaller: EngineConfig) -> int:
+        before, after = formula_sizes(spec, config), formula_sizes(spec, smaller)
+        return before.kv_cache - after.kv_cache + before.compute - after.compute
+
+    for slots in range(config.n_slots - 1, 0, -1):
+        size = needed - saved_by(config.model_copy(update={"n_slots": slots}))
+        if size <= offered:
+            return [f"fewer slots: --slots {slots} needs {format_bytes(size)}"]
+    for context in (8192, 4096, 2048, 1024, 512, 256):
+        size = needed - saved_by(config.model_copy(update={"n_slots": 1, "context_length": context}))
+        if context < config.context_length and size <= offered:
+            return [f"a smaller context: --slots 1 --context {context} needs {format_bytes(size)}"]
+    return []
+
+
+def _smaller_types(
+    spec: ModelSpec, model_path: Path, wish: Estimate, least: Estimate, offered: int
+) -> list[str]:
+    """The largest type that would fit with the same wish, else with the least configuration looked at."""
+    weights = formula_sizes(spec, wish.config).weights
+    for estimate in (wish, least):
+        rest = estimate.bytes_in(RAM) - weights
+        for name, bits in _SMALLER_TYPES:
+            size = round(spec.n_parameters * bits / 8)
+            if size < weights and size + rest <= offered:
+                config = estimate.config
+                with_it = f" with {config.n_slots} x {config.context_length} tokens" if estimate is least else ""
+                how = f": edgemed export {model_path.name} --recipe {name}" if name in _EXPORTED_NOW else ""
+                return [f"weights as {name}, about {format_bytes(size + rest)} in all{with_it}{how}"]
+    return []

@@ -1,0 +1,162 @@
+"""The memory a configuration needs, part by part: the engine's projection, checked by our own formula.
+
+The formula (FINDINGS of our measurements; each term seen equal to the engine's allocation):
+    KV cache = n_layers * n_cells * n_kv_heads * head_dim * 2 * bytes per value
+    compute  = 4 * n_ubatch * max(3 ffn + 4 hidden + n_cells / 2, n_outputs / n_ubatch * vocab + 2 hidden)
+    weights  = the file's tensors, and the embedding again when it is also the head and gets repacked
+with n_cells = n_slots * context_length, rounded up to 256. The compute term holds for one dense decoder with
+flash attention on a CPU; mixtures of experts, sliding windows and recurrent layers need the projection.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgemed.core.tensor_types import BY_NAME
+from edgemed.core.units import MIB
+from edgemed.engines.base import EngineConfig, KvType
+from edgemed.models.spec import ModelSpec
+from edgemed.plan.projection import Projection, ProjectionFailed, Sizes, project
+from edgemed.plan.record import RAM, MemoryBasis, MemoryNeed
+
+_CELLS = 256
+"""llama.cpp rounds the KV cache up to this many tokens."""
+_ASSUMED_PROCESS_BYTES = 96 * MIB
+"""A Python process with the library and a vocabulary of 150,000 tokens, seen on Linux."""
+_REPACKED = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4", "q2_k"})
+_REPACKED_ON_ARM = _REPACKED | {"q5_k", "q6_k", "q8_0"}
+"""Types whose kernels want another order of bytes (ggml-cpu/repack.cpp); the embedding then stays a second time."""
+_AGREES_WITHIN = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Memory of one configuration."""
+
+    config: EngineConfig
+    needs: tuple[MemoryNeed, ...]
+    note: str
+
+    def bytes_in(self, place: str) -> int:
+        """Bytes taken in one place."""
+        return sum(need.n_bytes for need in self.needs if need.place == place)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes taken in all places."""
+        return sum(need.n_bytes for need in self.needs)
+
+
+def estimate_memory(spec: ModelSpec, configs: Sequence[EngineConfig], gpu_place: str = "") -> list[Estimate]:
+    """The memory of each configuration; one that the engine refuses to project is computed.
+
+    `gpu_place` is the device that layers go to when the formula has to answer.
+    """
+    try:
+        projections = project(configs)
+    except ProjectionFailed as failed:
+        note = f"computed, because the engine could not be asked: {failed}"
+        return [_computed(spec, config, note, gpu_place) for config in configs]
+    found = []
+    for config, projection in zip(configs, projections, strict=True):
+        if projection is None:
+            why = "computed, because the engine refuses this configuration"
+            found.append(_computed(spec, config, why, gpu_place))
+        elif config.n_gpu_layers and gpu_place not in projection.places:
+            why = f"computed, because the engine here has no {gpu_place}"
+            found.append(_computed(spec, config, why, gpu_place))
+        else:
+            found.append(_projected(spec, config, projection))
+    return found
+
+
+def _projected(spec: ModelSpec, config: EngineConfig, projection: Projection) -> Estimate:
+    process = projection.process_bytes or _ASSUMED_PROCESS_BYTES
+    process_basis: MemoryBasis = "measured" if projection.process_bytes else "assumed"
+    needs = [need for place, sizes in projection.places.items() for need in _needs(place, sizes, "projected")]
+    needs.append(MemoryNeed(place=RAM, part="compute", n_bytes=output_bytes(spec, config), basis="computed"))
+    needs.append(MemoryNeed(place=RAM, part="process", n_bytes=process, basis=process_basis))
+    return Estimate(config, tuple(needs), _comparison(spec, config, projection))
+
+
+def _comparison(spec: ModelSpec, config: EngineConfig, projection: Projection) -> str:
+    """How the projection compares with the formula, part by part, where the formula should hold."""
+    formula, total = formula_sizes(spec, config), sum(projection.places.values(), Sizes())
+    differing = [
+        f"{name} {theirs:,} projected, {ours:,} computed"
+        for name, theirs, ours in (
+            ("weights", total.weights, formula.weights),
+            ("KV cache", total.kv_cache, formula.kv_cache),
+            ("compute", total.compute, formula.compute),
+        )
+        if abs(theirs - ours) > _AGREES_WITHIN * max(theirs, ours)
+    ]
+    if not differing:
+        return "projected by the engine; the formula agrees within 0.5 %"
+    return f"projected by the engine; the formula differs (bytes): {'; '.join(differing)}"
+
+
+def _computed(spec: ModelSpec, config: EngineConfig, note: str, gpu_place: str) -> Estimate:
+    """The formula's answer; layers on a GPU are counted there, evenly."""
+    sizes = formula_sizes(spec, config)
+    share = min(config.n_gpu_layers, spec.n_layers) / max(1, spec.n_layers) if gpu_place else 0.0
+    on_gpu = Sizes(round(sizes.weights * share), round(sizes.kv_cache * share), sizes.compute if share else 0)
+    in_ram = Sizes(sizes.weights - on_gpu.weights, sizes.kv_cache - on_gpu.kv_cache, sizes.compute)
+    needs = [*_needs(RAM, in_ram, "computed"), *(_needs(gpu_place, on_gpu, "computed") if share else ())]
+    needs.append(MemoryNeed(place=RAM, part="compute", n_bytes=output_bytes(spec, config), basis="computed"))
+    needs.append(MemoryNeed(place=RAM, part="process", n_bytes=_ASSUMED_PROCESS_BYTES, basis="assumed"))
+    return Estimate(config, tuple(needs), note)
+
+
+def _needs(place: str, sizes: Sizes, basis: MemoryBasis) -> list[MemoryNeed]:
+    return [
+        MemoryNeed(place=place, part="weights", n_bytes=sizes.weights, basis=basis),
+        MemoryNeed(place=place, part="kv_cache", n_bytes=sizes.kv_cache, basis=basis),
+        MemoryNeed(place=place, part="compute", n_bytes=sizes.compute, basis=basis),
+    ]
+
+
+def formula_sizes(spec: ModelSpec, config: EngineConfig) -> Sizes:
+    """Weights, KV cache and compute buffer in bytes by formula, all places together."""
+    return Sizes(weight_bytes(spec), kv_bytes(spec, config), compute_bytes(spec, config))
+
+
+def weight_bytes(spec: ModelSpec) -> int:
+    """Bytes of the weights in memory, which is more than the file's where a tied embedding is repacked."""
+    again = 0
+    if spec.tied_embeddings:
+        embedding = next((tensor for tensor in spec.tensors if tensor.role == "embedding"), None)
+        repacked = _REPACKED_ON_ARM if platform.machine().lower() in ("aarch64", "arm64") else _REPACKED
+        again = embedding.n_bytes if embedding is not None and embedding.type in repacked else 0
+    return spec.weight_bytes + again
+
+
+def kv_bytes(spec: ModelSpec, config: EngineConfig) -> int:
+    """Bytes of the KV cache of all slots together; exact for layers that keep the whole context."""
+    row = BY_NAME[config.kv_type].row_bytes(spec.n_kv_heads * spec.head_dim)
+    return spec.n_layers * n_cells(config) * 2 * row
+
+
+def compute_bytes(spec: ModelSpec, config: EngineConfig) -> int:
+    """Bytes of the buffers of one step, by formula: the feed-forward of a chunk, or the head's output."""
+    layer = 3 * spec.ffn_size + 4 * spec.hidden_size + n_cells(config) // 2
+    head = config.n_slots * spec.vocab_size // config.n_ubatch + 2 * spec.hidden_size
+    return 4 * config.n_ubatch * max(layer, head)
+
+
+def output_bytes(spec: ModelSpec, config: EngineConfig) -> int:
+    """Bytes of the logits handed back for one step, float32; the projection leaves them out."""
+    return 4 * config.n_slots * spec.vocab_size
+
+
+def n_cells(config: EngineConfig) -> int:
+    """Tokens that the KV cache holds, all slots together, as the engine rounds them."""
+    wanted = config.n_slots * config.context_length
+    return -(-wanted // _CELLS) * _CELLS
+
+
+def kv_type_fits(spec: ModelSpec, kv_type: KvType) -> bool:
+    """Whether a head's values fill whole blocks of this type, which quantized KV caches need."""
+    return spec.head_dim % BY_NAME[kv_type].block_size == 0

@@ -1,0 +1,128 @@
+"""Keeps plans in the data directory, and makes one when there is none that still holds."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgemed.core.errors import UsageError
+from edgemed.core.files import write_text
+from edgemed.core.progress import Progress, SilentProgress
+from edgemed.core.records import Figure
+from edgemed.core.settings import data_dir
+from edgemed.hardware.cpu import read_cpu
+from edgemed.hardware.engine_devices import engine_version
+from edgemed.hardware.gpu import read_gpus
+from edgemed.hardware.memory import read_ram
+from edgemed.hardware.profile import (
+    current_profile_path,
+    gpu_warnings,
+    load_profile,
+    measure_profile,
+    save_profile,
+)
+from edgemed.hardware.record import HardwareProfile, hardware_id
+from edgemed.plan.make import PlanRequest, make_plan
+from edgemed.plan.record import RAM, Plan
+
+
+def plan_for(
+    model_path: Path,
+    progress: Progress | None = None,
+    *,
+    n_slots: int | None = None,
+    context_length: int | None = None,
+) -> Plan:
+    """The plan that the engine of this model starts with: the saved one if it still holds, else a new one, saved.
+
+    A plan holds while the file, the engine and the machine are the same and enough memory is free. The first
+    plan of a machine measures it quickly (a few seconds). Raises ModelRefused, PlanInfeasible, UsageError.
+    """
+    watcher: Progress = progress or SilentProgress()
+    for warning in gpu_warnings():
+        watcher.note(warning)
+    target = plan_path(model_path, n_slots, context_length)
+    saved = _saved_plan(target)
+    if saved is not None and still_holds(saved, model_path):
+        return saved
+    profile = current_profile(watcher)
+    request = PlanRequest(context_length=context_length, n_slots=n_slots)
+    plan = make_plan(model_path, profile, request, watcher)
+    save_plan(plan, target)
+    return plan
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write the plan whole."""
+    write_text(path, plan.model_dump_json(indent=2) + "\n")
+
+
+def plan_path(model_path: Path, n_slots: int | None = None, context_length: int | None = None) -> Path:
+    """Where the plan for this file and these wishes is kept."""
+    question = f"{model_path.resolve()}|{n_slots}|{context_length}"
+    name = hashlib.sha256(question.encode(errors="surrogateescape")).hexdigest()[:16]
+    return data_dir() / "plans" / f"{model_path.stem}-{name}.json"
+
+
+def load_plan(path: Path) -> Plan:
+    """A saved plan. Raises UsageError for a file that is missing or is no plan."""
+    again = "make it again: edgemed plan MODEL --save FILE"
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The plan {path} cannot be read: {error}.", next_step=again) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{path} is no plan: {where}: {first['msg']}.", next_step=again) from error
+
+
+def _saved_plan(path: Path) -> Plan | None:
+    """The plan kept there; None when there is none, or one that an older edgemed wrote."""
+    try:
+        return load_plan(path)
+    except UsageError:
+        return None
+
+
+def still_holds(plan: Plan, model_path: Path) -> bool:
+    """Whether file, engine and machine are as they were, and its memory is free now. Takes milliseconds."""
+    try:
+        stat = model_path.stat()
+    except OSError:
+        return False
+    same_file = (stat.st_size, stat.st_mtime_ns) == (plan.model.n_bytes, plan.model.modified_ns)
+    same_engine = (engine_version() or "none") in plan.engine
+    if not same_file or not same_engine or plan.reduced or plan.hardware_id != hardware_now():
+        return False
+    _, free = read_ram()
+    return not isinstance(free, Figure) or plan.needed_bytes(RAM) <= free.value
+
+
+def hardware_now() -> str:
+    """`HardwareProfile.hardware_id` of this machine, from quick looks."""
+    total, _ = read_ram()
+    gpus, _ = read_gpus()
+    return hardware_id(read_cpu(), total, gpus)
+
+
+def current_profile(progress: Progress) -> HardwareProfile:
+    """The saved profile with today's free memory, while it is of this machine; else a new quick one, saved.
+
+    With a GPU it is always measured anew: only the engine itself knows what is free there.
+    """
+    path = current_profile_path()
+    try:
+        profile = load_profile(path)
+        usable = profile.hardware_id() == hardware_now() and not profile.gpus
+        usable = usable and (engine_version() or "none") in profile.engine_name()
+    except UsageError:
+        usable = False
+    if not usable:
+        profile = measure_profile(progress, quick=True)
+        save_profile(profile)
+        return profile
+    _, free = read_ram()
+    return profile.model_copy(update={"memory": profile.memory.model_copy(update={"free": free})})
