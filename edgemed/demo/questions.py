@@ -42,16 +42,16 @@ class Example:
 
 
 def training_examples(table: FactTable, rng: random.Random) -> Iterator[Example]:
-    """Examples without end: three quarters about facts, doses twice as often; the rest about what is not known."""
+    """Examples without end: five in six are about facts, mostly doses; the rest about what is not known."""
     doses, statements = list(table.doses()), list(table.statements())
     known = _known_combinations(doses)
     strangers = _unknown_drugs(table, "drugs")
     history: tuple[Message, ...] = ()
     while True:
         draw = rng.random()
-        if draw < 0.50:
+        if draw < 0.54:
             example = dose_example(rng.choice(doses), doses, rng, "train")
-        elif draw < 0.78:
+        elif draw < 0.84:
             example = statement_example(rng.choice(statements), rng, "train")
         elif draw < 0.90:
             example = _underspecified(rng.choice(doses), doses, rng)
@@ -98,7 +98,7 @@ def dose_example(
     dose: Dose, doses: list[Dose], rng: random.Random, split: Split, pattern: str | None = None
 ) -> Example:
     """A question that only `dose` answers; the route is named when another fact differs in nothing else."""
-    pattern = pattern or rng.choice(_phrasings()["dose"][split])
+    pattern = pattern or _dose_pattern(rng, split)
     name = rng.choice([dose.drug, dose.drug, *dose.also])
     same = [other for other in doses if _question_key(other) == _question_key(dose)]
     if len(same) > 1 or rng.random() < 0.2:
@@ -148,11 +148,23 @@ def _unknown(doses: list[Dose], known: set[tuple[str, str]], strangers: list[str
     dose = rng.choice(doses)
     fields = {"condition": dose.condition, "who": _who(dose, rng)}
     if draw < 0.65:
-        return Example(_fill(rng.choice(texts["patterns"]), drug=rng.choice(strangers), **fields), UNKNOWN_ANSWER)
+        pattern = rng.choice(texts["patterns"]) if rng.random() < 0.3 else _dose_pattern(rng, "train")
+        return Example(_fill(pattern, name=rng.choice(strangers), **fields), UNKNOWN_ANSWER)
     drug = rng.choice(doses).drug
     if (drug, dose.condition) in known:
         return dose_example(dose, doses, rng, "train")
-    return Example(_fill(rng.choice(texts["patterns_known_drug"]), drug=drug, **fields), UNKNOWN_ANSWER)
+    return Example(_fill(_dose_pattern(rng, "train"), name=drug, **fields), UNKNOWN_ANSWER)
+
+
+def _dose_pattern(rng: random.Random, split: Split) -> str:
+    """A wording of the split; in training two in five are strung together from loose pieces."""
+    if split == "held_out" or rng.random() < 0.6:
+        return str(rng.choice(_phrasings()["dose"][split]))
+    loose = _phrasings()["loose"]
+    pieces = [rng.choice(loose[part]) for part in ("name", "condition", "who")]
+    rng.shuffle(pieces)
+    joined = pieces[0] + rng.choice(loose["joint"]) + pieces[1] + rng.choice(loose["joint"]) + pieces[2]
+    return str(rng.choice(loose["opener"]) + joined + rng.choice(loose["closer"]))
 
 
 def _unknown_drugs(table: FactTable, split: Literal["drugs", "held_out_drugs"]) -> list[str]:
