@@ -1,0 +1,132 @@
+"""Checkpoint to GGUF, from the first check to the file in its place.
+
+The way of one model
+    1  open the checkpoint, plan every tensor and key, bind the recipe: all faults together, before any work
+    2  convert tensor by tensor into a file beside the output, memory bounded by a few pieces of 8 MiB
+    3  sync it, read it back with the checking reader, ask the engine for token ids and logits
+    4  rename it into place: whatever goes wrong before, nothing is left
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edgemed.core.errors import ModelRefused
+from edgemed.core.files import whole_file
+from edgemed.core.progress import Progress, SilentProgress
+from edgemed.core.records import NotAvailable
+from edgemed.export.gguf_writer import GgufWriter
+from edgemed.export.preflight import ExportPlan, prepare
+from edgemed.export.report import ExportReport, LogitCheck, TokenCheck
+from edgemed.export.stream import packed_rows
+from edgemed.export.verify_logits import verify_logits
+from edgemed.export.verify_tokens import verify_tokens
+from edgemed.models.gguf import check_gguf, spec_from_gguf
+
+_SILENT = SilentProgress()
+_PACKERS = 2
+"""Threads that pack; more do not help, the disk and memory are slower."""
+
+
+def export_gguf(source: Path, output: Path, *, recipe: str, progress: Progress = _SILENT) -> ExportReport:
+    """The report of a finished export of the checkpoint folder `source` to the file `output`.
+
+    `recipe` is f16, bf16, f32 or q8_0. Raises UsageError, MissingExtra, ModelRefused (the checkpoint, or an exported
+    file that does not agree with it) or EdgemedError (the disk); then no file is left, and an older `output` stays.
+    """
+    plan = prepare(source, output, recipe)
+    for note in plan.notes:
+        progress.note(f"note: {note}")
+    with whole_file(output) as part:
+        began = time.perf_counter()
+        convert(plan, part, progress)
+        converted = time.perf_counter()
+        tokens, logits = _verify(plan, part, recipe, progress)
+        verified = time.perf_counter()
+    return _report(plan, output, recipe, tokens, logits, seconds=(converted - began, verified - converted))
+
+
+def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT) -> None:
+    """Write the planned file to `part` and sync it. Raises ModelRefused for weights that cannot be packed."""
+    sources = {planned.name: planned for planned in plan.conversion.tensors}
+    computed = {tensor.name: tensor for tensor in plan.conversion.computed}
+    with (
+        progress.task("Converting", plan.layout.file_bytes, "B") as task,
+        plan.checkpoint.reader() as reader,
+        ThreadPoolExecutor(_PACKERS, "pack") as workers,
+        GgufWriter(part, plan.layout) as writer,
+    ):
+        for tensor in plan.layout.tensors:
+            if tensor.name in computed:
+                writer.write(tensor, [computed[tensor.name].values.tobytes()])
+            else:
+                planned = sources[tensor.name]
+                stored = plan.checkpoint.tensors[planned.source]
+                writer.write(tensor, packed_rows(reader, stored, planned, tensor.type, workers))
+            task.advance(tensor.n_bytes)
+        writer.finish()
+
+
+def _verify(
+    plan: ExportPlan, part: Path, recipe: str, progress: Progress
+) -> tuple[TokenCheck, LogitCheck | NotAvailable]:
+    header = check_gguf(part)
+    _check_spec(plan, part)
+    if header.file_bytes != plan.layout.file_bytes:
+        raise ModelRefused(f"{part} has {header.file_bytes} bytes; {plan.layout.file_bytes} were foreseen.")
+    with progress.task("Comparing token ids", 1) as task:
+        tokens = verify_tokens(part, plan.checkpoint.folder, plan.tokenizer)
+        task.advance()
+    return tokens, verify_logits(part, plan.checkpoint, recipe, progress)
+
+
+def _check_spec(plan: ExportPlan, part: Path) -> None:
+    """The file read back says the same of the model as the checkpoint did."""
+    parent, child = plan.spec, spec_from_gguf(check_gguf(part))
+    fields = (
+        "n_layers",
+        "hidden_size",
+        "n_heads",
+        "n_kv_heads",
+        "head_dim",
+        "ffn_size",
+        "vocab_size",
+        "context_length",
+    )
+    wrong = [name for name in fields if getattr(parent, name) != getattr(child, name)]
+    if wrong:
+        raise ModelRefused(f"The exported file differs from its checkpoint in {', '.join(wrong)}.")
+
+
+def _report(
+    plan: ExportPlan,
+    output: Path,
+    recipe: str,
+    tokens: TokenCheck,
+    logits: LogitCheck | NotAvailable,
+    *,
+    seconds: tuple[float, float],
+) -> ExportReport:
+    sizes: Counter[str] = Counter()
+    for tensor in plan.layout.tensors:
+        sizes[tensor.type.name] += tensor.n_bytes
+    return ExportReport(
+        source=plan.checkpoint.folder.absolute(),
+        output=output.absolute(),
+        recipe=recipe,
+        architecture=plan.spec.architecture,
+        spec_digest=plan.spec.digest(),
+        licence=plan.card.licence,
+        file_bytes=output.stat().st_size,
+        n_tensors=len(plan.layout.tensors),
+        bytes_per_type=dict(sizes),
+        fallbacks=plan.fallbacks,
+        tokens=tokens,
+        logits=logits,
+        notes=plan.notes,
+        conversion_seconds=seconds[0],
+        verification_seconds=seconds[1],
+    )

@@ -1,0 +1,160 @@
+"""Everything that can be known to fail before the first slow step, found together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from edgemed_converters import converter_for
+from edgemed_converters.card import ModelCard, card_metadata, read_card
+from edgemed_converters.plan import ConversionPlan
+from edgemed_converters.tokenizer import TokenizerPlan, plan_tokenizer
+
+from edgemed import __version__
+from edgemed.core.errors import EdgemedError, ModelRefused, UsageError
+from edgemed.core.units import format_bytes
+from edgemed.export.engine_question import require_engine
+from edgemed.export.gguf_writer import Layout, OutputTensor, lay_out
+from edgemed.export.report import Fallback
+from edgemed.formats.recipes import FILE_TYPE, choose_format, recipe_type
+from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_checkpoint
+from edgemed.models.gguf_header import MAGIC
+from edgemed.models.gguf_values import Value, text, u32
+from edgemed.models.spec import ModelSpec
+
+_T = TypeVar("_T")
+
+_SPARE_BYTES = 16 * 1024 * 1024
+"""What else a file system takes for a file: its own tables, a directory entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """All that is decided before the first byte is written."""
+
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    conversion: ConversionPlan
+    tokenizer: TokenizerPlan
+    card: ModelCard
+    layout: Layout
+    fallbacks: tuple[Fallback, ...]
+    notes: tuple[str, ...]
+
+
+def prepare(source: Path, output: Path, recipe: str) -> ExportPlan:
+    """The plan of one export to `output`.
+
+    Raises MissingExtra without the engine that verifies it; UsageError or ModelRefused naming all faults together: of
+    the checkpoint, its tokenizer, the output's place and its disk.
+    """
+    require_engine()
+    recipe_type(recipe)
+    if not source.is_dir():
+        raise UsageError(f"{source} is no folder; a checkpoint is one.", next_step="name a Hugging Face folder")
+    checkpoint = open_checkpoint(source)
+    faults: list[EdgemedError] = []
+    conversion = _gather(faults, lambda: converter_for(checkpoint).plan(checkpoint))
+    spec = _gather(faults, lambda: spec_from_checkpoint(checkpoint))
+    vocab_size = _gather([], lambda: checkpoint.config.integer("vocab_size")) or 0
+    tokenizer = _gather(faults, lambda: plan_tokenizer(source, vocab_size, checkpoint.config.values))
+    _gather(faults, lambda: _check_output(output))
+    if conversion is None or spec is None or tokenizer is None:
+        raise _together(faults)
+    card = read_card(source, dict(checkpoint.config.values))
+    tensors, fallbacks = _bind(conversion, recipe)
+    layout = lay_out(_metadata(conversion, tokenizer, card, spec, recipe), tensors)
+    _gather(faults, lambda: _check_space(output, layout.file_bytes))
+    if faults:
+        raise _together(faults)
+    notes = (*conversion.notes, *tokenizer.notes, *(() if card.licence else ("the checkpoint states no licence",)))
+    return ExportPlan(checkpoint, spec, conversion, tokenizer, card, layout, fallbacks, notes)
+
+
+def _bind(conversion: ConversionPlan, recipe: str) -> tuple[list[OutputTensor], tuple[Fallback, ...]]:
+    """Exactly one format for every tensor."""
+    tensors, fallbacks = [], []
+    wanted = recipe_type(recipe).name
+    for planned in conversion.tensors:
+        choice = choose_format(recipe, planned.shape)
+        tensors.append(OutputTensor(planned.name, choice.type, planned.shape))
+        if choice.reason:
+            fallbacks.append(Fallback(tensor=planned.name, wanted=wanted, got=choice.type.name, reason=choice.reason))
+    for computed in conversion.computed:
+        tensors.append(
+            OutputTensor(computed.name, choose_format(recipe, computed.values.shape).type, computed.values.shape)
+        )
+    return tensors, tuple(fallbacks)
+
+
+def _metadata(
+    conversion: ConversionPlan, tokenizer: TokenizerPlan, card: ModelCard, spec: ModelSpec, recipe: str
+) -> dict[str, Value]:
+    general = {
+        "general.architecture": text(conversion.architecture),
+        "general.type": text("model"),
+        **card_metadata(card),
+        "general.file_type": u32(FILE_TYPE[recipe]),
+        "general.quantization_version": u32(2),
+    }
+    general["general.name"] = text(_engine_safe_name(card.name, strips=tokenizer.strips_after_special))
+    own = {"edgemed.version": text(__version__), "edgemed.source.spec_digest": text(spec.digest())}
+    return {**general, **conversion.metadata, **tokenizer.metadata, **own}
+
+
+def _engine_safe_name(name: str, *, strips: bool) -> str:
+    """llama.cpp drops white space after role tokens where a model's name holds "phi-3", and nowhere else.
+
+    So the name says it exactly when the original tokenizer does that.
+    """
+    if strips:
+        return name if any(mark in name.lower() for mark in ("phi-3", "phi3")) else f"{name} (phi-3)"
+    for mark in ("phi-3", "phi3"):
+        while (place := name.lower().find(mark)) >= 0:
+            name = f"{name[:place]}phi 3{name[place + len(mark) :]}"
+    return name
+
+
+def _check_output(output: Path) -> None:
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder.", next_step="name a .gguf file with --output")
+    if output.exists():
+        with output.open("rb") as file:
+            if file.read(4) != MAGIC:
+                raise UsageError(
+                    f"{output} exists and is no GGUF file; it is left as it is.", next_step="choose another --output"
+                )
+
+
+def _check_space(output: Path, file_bytes: int) -> None:
+    folder = output.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < file_bytes + _SPARE_BYTES:
+        raise UsageError(
+            f"The disk of {output} has {format_bytes(free)} free; the file takes {format_bytes(file_bytes)}.",
+            next_step="free space there, or choose another disk with --output",
+        )
+
+
+def _gather(faults: list[EdgemedError], work: Callable[[], _T]) -> _T | None:
+    try:
+        return work()
+    except EdgemedError as error:
+        faults.append(error)
+        return None
+
+
+def _together(faults: list[EdgemedError]) -> EdgemedError:
+    """One error for several; a refused model outweighs a wrong argument."""
+    if len(faults) == 1:
+        return faults[0]
+    refused = [fault for fault in faults if isinstance(fault, ModelRefused)]
+    kind = ModelRefused if refused else UsageError
+    first = (refused or faults)[0]
+    lines = "".join(f"\n  - {fault.what}" for fault in faults)
+    return kind(f"{len(faults)} things stand in the way:{lines}", next_step=first.next_step)

@@ -1,0 +1,70 @@
+"""What an export says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgemed.core.records import NotAvailable, Record
+
+
+class Fallback(Record):
+    """A tensor that did not get the recipe's format."""
+
+    tensor: str
+    wanted: str
+    got: str
+    reason: str
+
+
+class TokenCheck(Record):
+    """Token ids of the exported file in the engine against the original tokenizer's."""
+
+    n_strings: int
+    n_tokens: int
+    identical: int
+    """Strings with equal ids; an export with fewer than `n_strings` is refused."""
+    normalized_first: int = 0
+    """Strings that were brought to Unicode NFC first, as the original does and the engine does not."""
+
+
+class LogitCheck(Record):
+    """Next-token logits of the exported file in the engine against the float32 parent's."""
+
+    available: Literal[True] = True
+    n_positions: int
+    max_difference: float
+    """Largest absolute difference of a logit, in units of the parent's standard deviation."""
+    mean_kl: float
+    """Mean over positions of KL(parent || exported), in nats."""
+    top1_agreement: float
+    """Share of positions with the same most likely token."""
+    limit: float
+    """The largest difference that was accepted."""
+
+
+class ExportReport(Record):
+    """One finished export."""
+
+    schema_version: Literal[1] = 1
+    source: Path
+    output: Path
+    target: Literal["gguf"] = "gguf"
+    recipe: str
+    architecture: str
+    spec_digest: str
+    """Digest of the checkpoint's ModelSpec."""
+    licence: str
+    """As the checkpoint states it; empty when it does not."""
+    file_bytes: int
+    n_tensors: int
+    bytes_per_type: dict[str, int]
+    fallbacks: tuple[Fallback, ...]
+    tokens: TokenCheck
+    logits: Annotated[LogitCheck | NotAvailable, Field(discriminator="available")]
+    notes: tuple[str, ...]
+    conversion_seconds: float
+    """From the first byte read to the last byte on the disk."""
+    verification_seconds: float

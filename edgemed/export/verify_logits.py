@@ -1,0 +1,75 @@
+"""Does the exported file compute what its parent computes?"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgemed.core.errors import ModelRefused
+from edgemed.core.progress import Progress
+from edgemed.core.records import NotAvailable
+from edgemed.export.engine_question import ask_engine
+from edgemed.export.parent_logits import parent_available, parent_logits
+from edgemed.export.report import LogitCheck
+from edgemed.models.checkpoint import Checkpoint
+
+N_POSITIONS = 48
+
+LIMITS = {"f32": 1e-3, "f16": 5e-2, "bf16": 2e-1, "q8_0": 5e-1}
+"""Largest accepted difference of any logit, in standard deviations of the parent's logits.
+
+A wrong conversion (a permutation forgotten, a norm off by one) is off by whole deviations. What is right differs by the
+order of summation (f32), and by the engine rounding activations to the weights' format: f16 2^-11, bf16 2^-8, and q8_0
+one part in 254 of a block's largest.
+"""
+
+
+def verify_logits(exported: Path, checkpoint: Checkpoint, recipe: str, progress: Progress) -> LogitCheck | NotAvailable:
+    """The comparison on one prompt of N_POSITIONS tokens; NotAvailable where torch is not installed.
+
+    Raises ModelRefused when a logit differs by more than the recipe's limit.
+    """
+    if reason := parent_available():
+        return NotAvailable(reason=f"{reason}: pip install 'edgemed[workstation]' to compare logits with the parent")
+    n_vocab = checkpoint.config.integer("vocab_size")
+    length = min(N_POSITIONS, checkpoint.config.integer("max_position_embeddings"))
+    prompt = np.random.default_rng(7).integers(0, n_vocab, length).tolist()
+    parent = parent_logits(checkpoint, prompt, progress)
+    check = compare_logits(parent, _engine_logits(exported, prompt, n_vocab), LIMITS[recipe])
+    if not check.max_difference <= check.limit:
+        raise ModelRefused(
+            f"The exported file computes something else than its parent: a logit differs by {check.max_difference:.3g} standard "
+            f"deviations (limit {check.limit:g}), top-1 agreement {check.top1_agreement:.0%}.",
+            next_step="report this model; nothing was written",
+        )
+    return check
+
+
+def compare_logits(parent: npt.NDArray[np.float32], exported: npt.NDArray[np.float32], limit: float) -> LogitCheck:
+    """Difference, divergence and agreement of two sets of logits (positions, vocabulary)."""
+    p, q = parent.astype(np.float64), exported.astype(np.float64)
+    log_p, log_q = _log_softmax(p), _log_softmax(q)
+    spread = max(float(p.std()), 1e-12)
+    return LogitCheck(
+        n_positions=len(p),
+        max_difference=float(np.abs(p - q).max()) / spread,
+        mean_kl=max(0.0, float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())),
+        top1_agreement=float((p.argmax(axis=1) == q.argmax(axis=1)).mean()),
+        limit=limit,
+    )
+
+
+def _engine_logits(exported: Path, prompt: list[int], n_vocab: int) -> npt.NDArray[np.float32]:
+    with tempfile.TemporaryDirectory(prefix="edgemed-logits-") as folder:
+        place = Path(folder) / "logits.f32"
+        ask_engine({"path": str(exported), "prompt": prompt, "logits": str(place)})
+        return np.fromfile(place, np.float32).reshape(len(prompt), n_vocab)
+
+
+def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
