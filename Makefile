@@ -13,7 +13,7 @@ PORT   ?= 8080
 ENGINE ?= auto
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-PIP    := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
+PIP    := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check
 START  := $(shell date +%s)
 TOOK   = $$(( $$(date +%s) - $(START) )) s
 

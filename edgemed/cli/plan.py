@@ -85,4 +85,4 @@ def rows_of(found: Plan) -> list[tuple[str, str]]:
     return rows
 
 
-_WORDS = {"weights": "weights", "kv_cache": "KV cache", "compute": "compute", "process": "process"}
+_WORDS = {"weights": "weights", "kv_cache": "KV cache", "compute": "compute", "logits": "logits", "process": "process"}

@@ -63,6 +63,7 @@ def make_plan(
     the gap in bytes and the cheapest ways out.
     """
     watcher: Progress = progress or SilentProgress()
+    model_path = model_path.absolute()  # a saved plan is used from other folders
     spec = read_spec(model_path)
     _check_request(spec, request)
     offers = _offers(profile, request)
@@ -99,7 +100,7 @@ def identify(model_path: Path, spec: ModelSpec) -> ModelIdentity:
     """Which file this is, by place, size and time."""
     stat = model_path.stat()
     return ModelIdentity(
-        path=model_path.resolve(),
+        path=model_path.absolute(),
         n_bytes=stat.st_size,
         modified_ns=stat.st_mtime_ns,
         architecture=spec.architecture,

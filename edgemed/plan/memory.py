@@ -2,10 +2,11 @@
 
 The formula (FINDINGS of our measurements; each term seen equal to the engine's allocation):
     KV cache = n_layers * n_cells * n_kv_heads * head_dim * 2 * bytes per value
-    compute  = 4 * n_ubatch * max(3 ffn + 4 hidden + n_cells / 2, n_outputs / n_ubatch * vocab + 2 hidden)
+    compute  = 4 * n_tokens * max(3 ffn + 4 hidden + n_cells / 2 + 6, n_outputs / n_tokens * vocab + 2 hidden)
     weights  = the file's tensors, and the embedding again when it is also the head and gets repacked
-with n_cells = n_slots * context_length, rounded up to 256. The compute term holds for one dense decoder with
-flash attention on a CPU; mixtures of experts, sliding windows and recurrent layers need the projection.
+with n_cells = n_slots * context_length, rounded up to 256, and n_tokens = n_ubatch, rounded up to the slots. The
+compute term holds for a dense decoder with flash attention on a CPU (a quantized KV cache takes up to 7 % less);
+mixtures of experts, sliding windows and recurrent layers need the projection.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _projected(spec: ModelSpec, config: EngineConfig, projection: Projection) ->
     process = projection.process_bytes or _ASSUMED_PROCESS_BYTES
     process_basis: MemoryBasis = "measured" if projection.process_bytes else "assumed"
     needs = [need for place, sizes in projection.places.items() for need in _needs(place, sizes, "projected")]
-    needs.append(MemoryNeed(place=RAM, part="compute", n_bytes=output_bytes(spec, config), basis="computed"))
+    needs.append(MemoryNeed(place=RAM, part="logits", n_bytes=logits_bytes(spec, config), basis="computed"))
     needs.append(MemoryNeed(place=RAM, part="process", n_bytes=process, basis=process_basis))
     return Estimate(config, tuple(needs), _comparison(spec, config, projection))
 
@@ -105,7 +106,7 @@ def _computed(spec: ModelSpec, config: EngineConfig, note: str, gpu_place: str) 
     on_gpu = Sizes(round(sizes.weights * share), round(sizes.kv_cache * share), sizes.compute if share else 0)
     in_ram = Sizes(sizes.weights - on_gpu.weights, sizes.kv_cache - on_gpu.kv_cache, sizes.compute)
     needs = [*_needs(RAM, in_ram, "computed"), *(_needs(gpu_place, on_gpu, "computed") if share else ())]
-    needs.append(MemoryNeed(place=RAM, part="compute", n_bytes=output_bytes(spec, config), basis="computed"))
+    needs.append(MemoryNeed(place=RAM, part="logits", n_bytes=logits_bytes(spec, config), basis="computed"))
     needs.append(MemoryNeed(place=RAM, part="process", n_bytes=_ASSUMED_PROCESS_BYTES, basis="assumed"))
     return Estimate(config, tuple(needs), note)
 
@@ -141,12 +142,14 @@ def kv_bytes(spec: ModelSpec, config: EngineConfig) -> int:
 
 def compute_bytes(spec: ModelSpec, config: EngineConfig) -> int:
     """Bytes of the buffers of one step, by formula: the feed-forward of a chunk, or the head's output."""
-    layer = 3 * spec.ffn_size + 4 * spec.hidden_size + n_cells(config) // 2
-    head = config.n_slots * spec.vocab_size // config.n_ubatch + 2 * spec.hidden_size
-    return 4 * config.n_ubatch * max(layer, head)
+    tokens = min(config.n_ubatch, config.n_slots * config.context_length)
+    tokens = -(-tokens // config.n_slots) * config.n_slots
+    layer = tokens * (3 * spec.ffn_size + 4 * spec.hidden_size + n_cells(config) // 2 + 6)
+    head = config.n_slots * spec.vocab_size + tokens * 2 * spec.hidden_size
+    return 4 * max(layer, head)
 
 
-def output_bytes(spec: ModelSpec, config: EngineConfig) -> int:
+def logits_bytes(spec: ModelSpec, config: EngineConfig) -> int:
     """Bytes of the logits handed back for one step, float32; the projection leaves them out."""
     return 4 * config.n_slots * spec.vocab_size
 

@@ -8,7 +8,8 @@ from typing import Literal
 from edgemed.core.records import MaybeFigure, Record
 from edgemed.engines.base import EngineConfig
 
-Part = Literal["weights", "kv_cache", "compute", "process"]
+Part = Literal["weights", "kv_cache", "compute", "logits", "process"]
+"""compute: buffers of one step; logits: what a step hands back; process: program, library and vocabulary."""
 MemoryBasis = Literal["projected", "computed", "measured", "assumed"]
 """projected: the engine's own allocation, asked without loading; computed: our formula; measured: a process like
 the engine's was looked at; assumed: a figure from experience."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgemed.core.errors import UsageError
+from edgemed.core.errors import EdgemedError, UsageError
 from edgemed.core.files import write_text
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import Figure
@@ -50,7 +51,7 @@ def plan_for(
     profile = current_profile(watcher)
     request = PlanRequest(context_length=context_length, n_slots=n_slots)
     plan = make_plan(model_path, profile, request, watcher)
-    save_plan(plan, target)
+    _keep(watcher, lambda: save_plan(plan, target))
     return plan
 
 
@@ -101,6 +102,14 @@ def still_holds(plan: Plan, model_path: Path) -> bool:
     return not isinstance(free, Figure) or plan.needed_bytes(RAM) <= free.value
 
 
+def _keep(progress: Progress, save: Callable[[], object]) -> None:
+    """Save if the disk lets us: a stick that is write-protected must not keep the model from running."""
+    try:
+        save()
+    except (EdgemedError, OSError) as error:
+        progress.note(f"Not kept for the next start: {error}")
+
+
 def hardware_now() -> str:
     """`HardwareProfile.hardware_id` of this machine, from quick looks."""
     total, _ = read_ram()
@@ -122,7 +131,7 @@ def current_profile(progress: Progress) -> HardwareProfile:
         usable = False
     if not usable:
         profile = measure_profile(progress, quick=True)
-        save_profile(profile)
+        _keep(progress, lambda: save_profile(profile))
         return profile
     _, free = read_ram()
     return profile.model_copy(update={"memory": profile.memory.model_copy(update={"free": free})})
