@@ -10,7 +10,7 @@ from edgemed.core.errors import PlanInfeasible
 from edgemed.core.units import format_bytes
 from edgemed.engines.base import EngineConfig
 from edgemed.models.spec import ModelSpec
-from edgemed.plan.memory import Estimate, formula_sizes
+from edgemed.plan.memory import Estimate, estimate_memory, formula_sizes
 from edgemed.plan.record import RAM
 
 _SMALLER_TYPES = (("q8_0", 8.5), ("q6_k", 6.5625), ("q4_k_m", 4.85), ("iq4_nl", 4.5))
@@ -58,21 +58,18 @@ def infeasible(
 
 
 def _smaller_requests(spec: ModelSpec, wish: Estimate, offered: int) -> list[str]:
-    """The most slots, then the most context, that would fit the same file; computed from the wish."""
-    config, needed = wish.config, wish.bytes_in(RAM)
-
-    def saved_by(smaller: EngineConfig) -> int:
-        before, after = formula_sizes(spec, config), formula_sizes(spec, smaller)
-        return before.kv_cache - after.kv_cache + before.compute - after.compute
-
-    for slots in range(config.n_slots - 1, 0, -1):
-        size = needed - saved_by(config.model_copy(update={"n_slots": slots}))
-        if size <= offered:
-            return [f"fewer slots: --slots {slots} needs {format_bytes(size)}"]
-    for context in (8192, 4096, 2048, 1024, 512, 256):
-        size = needed - saved_by(config.model_copy(update={"n_slots": 1, "context_length": context}))
-        if context < config.context_length and size <= offered:
-            return [f"a smaller context: --slots 1 --context {context} needs {format_bytes(size)}"]
+    """The most slots, else the most context, with which the same file would fit."""
+    config = wish.config
+    fewer = [config.model_copy(update={"n_slots": slots}) for slots in range(config.n_slots - 1, 0, -1)]
+    contexts = [size for size in (8192, 4096, 2048, 1024, 512, 256) if size < config.context_length]
+    shorter = [config.model_copy(update={"n_slots": 1, "context_length": size}) for size in contexts]
+    for found in estimate_memory(spec, [*fewer, *shorter]):
+        size, smaller = found.bytes_in(RAM), found.config
+        if size > offered:
+            continue
+        if smaller.context_length == config.context_length:
+            return [f"fewer slots: --slots {smaller.n_slots} needs {format_bytes(size)}"]
+        return [f"a smaller context: --slots 1 --context {smaller.context_length} needs {format_bytes(size)}"]
     return []
 
 

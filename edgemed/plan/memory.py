@@ -55,6 +55,8 @@ def estimate_memory(spec: ModelSpec, configs: Sequence[EngineConfig], gpu_place:
 
     `gpu_place` is the device that layers go to when the formula has to answer.
     """
+    if not configs:
+        return []
     try:
         projections = project(configs)
     except ProjectionFailed as failed:
