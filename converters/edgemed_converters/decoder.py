@@ -41,6 +41,7 @@ class Decoder:
         self.vocab_size = config.integer("vocab_size")
         self.context_length = config.integer("max_position_embeddings")
         self.tied = config.flag("tie_word_embeddings", self.ties_by_default)
+        self.exact_tokens = self.context_length
         self.notes: list[str] = []
 
     def plan(self, checkpoint: Checkpoint) -> ConversionPlan:
@@ -58,6 +59,7 @@ class Decoder:
             {**self.hyperparameters(), **rope_metadata(rope, self.gguf_name)},
             tensors,
             self.computed(rope),
+            self.exact_tokens,
             tuple(self.notes),
         )
 
@@ -197,6 +199,7 @@ class Decoder:
     def note_sliding_window(self, window: int | None) -> None:
         """Remember that the engine attends to everything where the original saw a window."""
         if window is not None and window < self.context_length:
+            self.exact_tokens = window
             self.notes.append(
                 f"sliding-window attention is not applied by the engine here: exact up to {window} tokens of "
                 f"{self.context_length}"

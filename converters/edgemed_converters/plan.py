@@ -56,6 +56,8 @@ class ConversionPlan:
     metadata: Mapping[str, Value]
     tensors: tuple[ConvertedTensor, ...]
     computed: tuple[ComputedTensor, ...]
+    exact_tokens: int
+    """Length up to which the engine computes what the original does: a sliding window may end it."""
     notes: tuple[str, ...]
     """What the user should know: sliding windows that the engine does not apply, and the like."""
 

@@ -103,10 +103,11 @@ def rope_tables(rope: Rope, rotary_dim: int) -> tuple[ComputedTensor, ...]:
 
 
 def _yarn(rope: Rope, key: str) -> dict[str, Value]:
-    for unknown in ("mscale", "mscale_all_dim", "truncate"):
-        if rope.fields.get(unknown) not in (None, True):
+    fixed = {"mscale": None, "mscale_all_dim": None, "truncate": True, "beta_fast": 32, "beta_slow": 1}
+    for field, value in fixed.items():  # the engine's graphs of these architectures fix them
+        if rope.fields.get(field) not in (None, value):
             raise ModelRefused(
-                f"{rope.config.path}: YaRN with {unknown} = {rope.fields[unknown]!r} is not known.",
+                f"{rope.config.path}: YaRN with {field} = {rope.fields[field]!r} cannot be run by the engine.",
                 next_step="export a model with plain YaRN scaling",
             )
     factor = rope.number("factor")
@@ -114,8 +115,6 @@ def _yarn(rope: Rope, key: str) -> dict[str, Value]:
         f"{key}.scaling.type": text("yarn"),
         f"{key}.scaling.factor": f32(factor),
         f"{key}.scaling.original_context_length": u32(rope.original_context),
-        f"{key}.scaling.yarn_beta_fast": f32(rope.number("beta_fast", 32.0)),
-        f"{key}.scaling.yarn_beta_slow": f32(rope.number("beta_slow", 1.0)),
     }
     if rope.fields.get("attention_factor") is not None:
         # llama.cpp always multiplies by 0.1 ln(factor) + 1; this key multiplies once more.

@@ -80,7 +80,7 @@ def _verify(
     with progress.task("Comparing token ids", 1) as task:
         tokens = verify_tokens(part, plan.checkpoint.folder, plan.tokenizer)
         task.advance()
-    return tokens, verify_logits(part, plan.checkpoint, recipe, progress)
+    return tokens, verify_logits(part, plan.checkpoint, recipe, plan.conversion.exact_tokens, progress)
 
 
 def _check_spec(plan: ExportPlan, part: Path) -> None:

@@ -20,7 +20,7 @@ _EDGES = (
     "\u0928\u092e\u0938\u094d\u0924\u0947", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35", "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440!",
     "\u1780\u17b6\u1793\u17cb\u178f\u17c2", "\u03b1-\u03b2 \u03bcg", "\U0001f600", "\U0001f468\u200d\u2695\ufe0f",
     "\U0001f1f0\U0001f1ea", "\U0001f44d\U0001f3fd ok", "\u26a0\ufe0f stop", "\u00a0\u00a0nbsp", "\u200b", "\u2028line",
-    "a\u0000b", "\ufeffbom", "<html>&amp;</html>", "{\"dose\": \"5 mg/kg\"}", "def f(x):\n    return x  # y\n",
+    "a\u0000b", "\ufeffbom", "cafe\u0301", "\u212b", "\u1112\u1161\u11ab", "<html>&amp;</html>", "{\"dose\": \"5 mg/kg\"}", "def f(x):\n    return x  # y\n",
     "https://example.org/a?b=c&d=%20", "-----", "======", "......", "!!!???", "'''```\"\"\"", "\\n\\t\\\\", "_a_b__c",
 )  # fmt: skip
 

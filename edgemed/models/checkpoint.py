@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from edgemed.core.errors import ModelRefused, UsageError
+from edgemed.core.errors import ModelRefused
 from edgemed.core.tensor_types import BY_NAME
 from edgemed.models.config import ModelConfig, read_json
 from edgemed.models.safetensors import StoredTensor, read_safetensors
@@ -126,11 +126,11 @@ class TensorReader:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`: configuration and tensor table, no weights yet.
 
-    Raises UsageError for a folder that is no checkpoint; ModelRefused for pickled weights, code to be run
-    (`auto_map`), a missing shard, damaged files, and already quantized weights.
+    Raises ModelRefused for a folder that is no checkpoint, pickled weights, code to be run (`auto_map`), a missing
+    shard, damaged files, and weights that are quantized already.
     """
     if not (folder / "config.json").is_file():
-        raise UsageError(
+        raise ModelRefused(
             f"{folder} is no checkpoint: it has no config.json.",
             next_step="name a Hugging Face folder with config.json, tokenizer.json and *.safetensors",
         )

@@ -1,0 +1,96 @@
+"""`edgemed export`: a checkpoint becomes one file that the clinic's engine runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from edgemed.cli.console import Console
+from edgemed.cli.options import Json, Verbose
+from edgemed.core.errors import UsageError
+from edgemed.core.settings import PROJECT_FILE, project_settings
+from edgemed.core.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from edgemed.export.report import ExportReport
+
+_RUNS = Path("runs")
+
+
+def export(
+    model: Annotated[
+        Path | None, typer.Argument(help="Checkpoint folder: config.json, tokenizer.json, *.safetensors.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Kind of file to make: gguf.")] = "gguf",
+    recipe: Annotated[str, typer.Option(help="Format of the weights: q8_0, f16, bf16 or f32.")] = "q8_0",
+    output: Annotated[Path | None, typer.Option(help="File to write, or a folder to write it in.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Export a checkpoint to GGUF and verify it: token ids, and logits where torch is installed."""
+    if target != "gguf":
+        _refuse_target(target)
+    from edgemed.export.gguf import export_gguf
+
+    console = Console(json_mode=json, verbose=verbose)
+    source = model or _default_source()
+    report = export_gguf(source, _output_file(output, source, recipe), recipe=recipe, progress=console)
+    console.record(report)
+    console.table(f"Exported {report.output.name}", rows_of(report))
+
+
+def rows_of(report: ExportReport) -> list[tuple[str, str]]:
+    """The report as rows for people."""
+    types = ", ".join(f"{name} {format_bytes(n_bytes)}" for name, n_bytes in sorted(report.bytes_per_type.items()))
+    rows = [
+        ("file", str(report.output)),
+        ("size", f"{format_bytes(report.file_bytes)} in {report.n_tensors} tensors: {types}"),
+        ("architecture", report.architecture),
+        ("licence", report.licence or "not stated by the checkpoint"),
+        ("token ids", f"equal to the original's on {report.tokens.identical} of {report.tokens.n_strings} strings"),
+        ("logits", _logits(report)),
+        ("conversion", format_seconds(report.conversion_seconds)),
+        ("verification", format_seconds(report.verification_seconds)),
+    ]
+    if report.fallbacks:
+        first = report.fallbacks[0]
+        rows.append(("fallback", f"{len(report.fallbacks)} tensors are {first.got}, not {first.wanted}: {first.reason}"))
+    return rows
+
+
+def _logits(report: ExportReport) -> str:
+    check = report.logits
+    if not check.available:
+        return f"not compared: {check.reason}"
+    return (
+        f"within {check.max_difference:.2g} standard deviations of the parent's (limit {check.limit:g}), "
+        f"same first choice at {check.top1_agreement:.0%} of {check.n_positions} positions"
+    )
+
+
+def _refuse_target(target: str) -> NoReturn:
+    if target == "onnx":
+        raise UsageError("Export to ONNX is not available yet; now: gguf.", next_step="edgemed export --target gguf")
+    raise UsageError(f"There is no target {target!r}; available: gguf.", next_step="edgemed export --target gguf")
+
+
+def _default_source() -> Path:
+    """Without MODEL: `[model] path` of edgemed.toml, else the newest finished run. Raises UsageError that names both."""
+    if configured := project_settings().model.path:
+        return configured
+    finished = [path.parent for path in _RUNS.glob("**/config.json")]
+    if finished:
+        return max(finished, key=lambda folder: (folder / "config.json").stat().st_mtime)
+    raise UsageError(
+        f"No model was named: {PROJECT_FILE} here has no [model] path, and {_RUNS}/ holds no finished run.",
+        next_step="edgemed export CHECKPOINT_FOLDER --target gguf",
+    )
+
+
+def _output_file(output: Path | None, source: Path, recipe: str) -> Path:
+    name = f"{source.resolve().name}-{recipe}.gguf"
+    if output is None:
+        return Path(name)
+    return output / name if output.is_dir() else output
