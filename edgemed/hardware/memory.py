@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     ByteArray = npt.NDArray[np.uint8]
 
+_LEAST_COPIES, _MOST_COPIES = 3, 50
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number near 2^63."""
 
@@ -72,35 +73,38 @@ def read_memory(progress: Progress, n_cores: int, *, quick: bool, root: Path = P
     total, free = read_ram(root)
     if isinstance(free, NotAvailable):
         return MemoryProfile(total=total, free=free, bandwidth=free, bandwidth_one_core=free)
-    repetitions = 5 if quick else 15
-    with progress.task("Measuring memory bandwidth", repetitions * 2, "copies") as task:
-        one_core = measure_copy(1, free.value, repetitions, root)
-        task.advance(repetitions)
-        all_cores = measure_copy(n_cores, free.value, repetitions, root) if n_cores > 1 else one_core
-        task.advance(repetitions)
+    seconds = 0.5 if quick else 3.0
+    with progress.task("Measuring memory bandwidth", 2) as task:
+        one_core = measure_copy(1, free.value, seconds, root)
+        task.advance(1)
+        all_cores = measure_copy(n_cores, free.value, seconds, root) if n_cores > 1 else one_core
+        task.advance(1)
     # Two hardware threads of one core copy slower together than one alone does.
     best = max((all_cores, one_core), key=lambda figure: value_of(figure) or 0)
     return MemoryProfile(total=total, free=free, bandwidth=best, bandwidth_one_core=one_core)
 
 
-def measure_copy(n_threads: int, free_bytes: float, repetitions: int, root: Path = Path("/")) -> MaybeFigure:
-    """Median bytes per second of copying an array eight times the last cache, with its smallest and largest.
+def measure_copy(n_threads: int, free_bytes: float, seconds: float, root: Path = Path("/")) -> MaybeFigure:
+    """Median bytes per second of copying an array four times the last cache, with its smallest and largest.
 
-    NotAvailable when free memory does not hold two arrays that leave the caches.
+    Copies for about `seconds`, and at least three times. NotAvailable when free memory does not hold two arrays
+    that leave the caches.
     """
     import numpy as np
 
     cache = last_cache_bytes(root)
     # A virtual machine may report one core's share of a large cache: never below 128 MiB.
-    size = min(max(8 * cache, 128 * MIB), 512 * MIB)
-    if size < 4 * cache or 2 * size > free_bytes / 2:
+    size = max(4 * cache, 128 * MIB)
+    if 2 * size > free_bytes / 2:
         reason = f"copies of {format_bytes(size)} must leave the caches; {format_bytes(free_bytes)} RAM are free"
         return NotAvailable(reason=reason)
     source, target = np.ones(size, dtype=np.uint8), np.zeros(size, dtype=np.uint8)
     pieces = list(zip(np.array_split(source, n_threads), np.array_split(target, n_threads), strict=True))
     with ThreadPoolExecutor(n_threads) as pool:
         _copy(pool, pieces)  # the first touch pays for page faults
-        speeds = [2 * size / _copy(pool, pieces) for _ in range(repetitions)]
+        start, speeds = time.monotonic(), list[float]()
+        while len(speeds) < _LEAST_COPIES or (time.monotonic() - start < seconds and len(speeds) < _MOST_COPIES):
+            speeds.append(2 * size / _copy(pool, pieces))
     threads = "1 thread" if n_threads == 1 else f"{n_threads} threads"
     return Figure(
         value=statistics.median(speeds),
@@ -108,7 +112,7 @@ def measure_copy(n_threads: int, free_bytes: float, repetitions: int, root: Path
         basis="measured",
         low=min(speeds),
         high=max(speeds),
-        note=f"numpy copies of {format_bytes(size)}, {threads}, {repetitions} repetitions, read + write",
+        note=f"numpy copies of {format_bytes(size)}, {threads}, {len(speeds)} repetitions, read + write",
     )
 
 
