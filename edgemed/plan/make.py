@@ -51,6 +51,22 @@ class _Offer:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One model, one machine, one wish."""
+
+    model_path: Path
+    spec: ModelSpec
+    profile: HardwareProfile
+    request: PlanRequest
+    offers: dict[str, _Offer]
+
+    @property
+    def gpu(self) -> str:
+        """The first GPU that offers memory; "" without one."""
+        return next((place for place in self.offers if place != RAM), "")
+
+
 def make_plan(
     model_path: Path,
     profile: HardwareProfile,
@@ -66,24 +82,32 @@ def make_plan(
     model_path = model_path.absolute()  # a saved plan is used from other folders
     spec = read_spec(model_path)
     _check_request(spec, request)
-    offers = _offers(profile, request)
-    if RAM not in offers:
+    case = _Case(model_path, spec, profile, request, _offers(profile, request))
+    if RAM not in case.offers:
         raise PlanInfeasible("The profile does not say how much memory is free.", next_step="edgemed profile")
-    wishes = _wishes(spec, request, profile, model_path)
     with watcher.task("Projecting memory", 1) as task:
-        gpus = [place for place in offers if place != RAM]
-        estimates = estimate_memory(spec, wishes, gpus[0] if gpus else "")
-        fitting = next((index for index, found in enumerate(estimates) if fits(found, offers)), None)
-        if gpus:
-            start = wishes[fitting if fitting is not None else -1]
-            on_gpu = _most_layers(spec, start, offers, gpus[0])
-            if on_gpu is not None and (fitting is None or on_gpu.config.n_gpu_layers > 0):
-                estimates.insert(fitting if fitting is not None else len(estimates), on_gpu)
-                fitting = estimates.index(on_gpu)
+        estimates, chosen = _choose(case)
         task.advance(1)
-    if fitting is None:
-        raise infeasible(spec, model_path, estimates, {name: offer.limit_bytes for name, offer in offers.items()})
-    return _plan(model_path, spec, profile, offers, estimates, fitting, request)
+    if chosen is None:
+        limits = {place: offer.limit_bytes for place, offer in case.offers.items()}
+        raise infeasible(spec, model_path, estimates, limits)
+    return _plan(case, estimates, chosen)
+
+
+def _choose(case: _Case) -> tuple[list[Estimate], int | None]:
+    """Everything that was looked at, best first, and the number of the first that fits."""
+    wishes = _wishes(case)
+    estimates = estimate_memory(case.spec, wishes, case.gpu)
+    fitting = next((index for index, found in enumerate(estimates) if fits(found, case.offers)), None)
+    if not case.gpu:
+        return estimates, fitting
+    # Without a fit in main memory, the least of the wishes has the best chance on the GPU.
+    on_gpu = _most_layers(case, wishes[-1 if fitting is None else fitting])
+    if on_gpu is None or on_gpu.config.n_gpu_layers == 0:
+        return estimates, fitting
+    place = len(estimates) if fitting is None else fitting
+    estimates.insert(place, on_gpu)
+    return estimates, place
 
 
 def read_spec(model_path: Path) -> ModelSpec:
@@ -121,8 +145,9 @@ def _check_request(spec: ModelSpec, request: PlanRequest) -> None:
         raise UsageError(f"{request.n_slots} slots cannot be had.", next_step="use 1 to 64 slots")
 
 
-def _wishes(spec: ModelSpec, request: PlanRequest, profile: HardwareProfile, model_path: Path) -> list[EngineConfig]:
+def _wishes(case: _Case) -> list[EngineConfig]:
     """Configurations worth having, best first; what the user fixed stays fixed in all of them."""
+    spec, request = case.spec, case.request
     contexts = _contexts(spec, request)
     slots = [request.n_slots] if request.n_slots is not None else [USUAL_SLOTS, 2, 1]
     ladder: list[tuple[int, int, KvType]] = [(contexts[0], count, "f16") for count in slots]
@@ -133,10 +158,10 @@ def _wishes(spec: ModelSpec, request: PlanRequest, profile: HardwareProfile, mod
         ladder += [(context, slots[-1], kv_type) for kv_type in ("f16", *smaller_kv)]
     return [
         EngineConfig(
-            model_path=model_path,
+            model_path=case.model_path,
             context_length=context,
             n_slots=count,
-            n_threads=usual_threads(profile),
+            n_threads=usual_threads(case.profile),
             kv_type=kv_type,
         )
         for context, count, kv_type in ladder
@@ -186,40 +211,35 @@ def fits(estimate: Estimate, offers: dict[str, _Offer]) -> bool:
     return all(place in offers and estimate.bytes_in(place) <= offers[place].limit_bytes for place in places)
 
 
-def _most_layers(spec: ModelSpec, config: EngineConfig, offers: dict[str, _Offer], gpu: str) -> Estimate | None:
+def _most_layers(case: _Case, config: EngineConfig) -> Estimate | None:
     """The estimate with the most layers on the GPUs that fits; None when not even no layer fits.
 
     More layers always take more of the GPU, so halving finds it: at most 7 looks for 80 layers.
     """
-    low, high = 0, spec.n_layers + 1  # llama.cpp counts the head as one more layer
+    whole = case.spec.n_layers + 1  # llama.cpp counts the head as one more layer
+    low, high = 0, whole
     best: Estimate | None = None
     while low <= high:
         # The whole model first: on a card that holds it there is nothing to search.
-        count = high if best is None and high == spec.n_layers + 1 else (low + high) // 2
-        found = estimate_memory(spec, [config.model_copy(update={"n_gpu_layers": count})], gpu)[0]
-        if all(found.bytes_in(place) <= offer.limit_bytes for place, offer in offers.items() if place != RAM):
+        count = high if high == whole else (low + high) // 2
+        found = estimate_memory(case.spec, [config.model_copy(update={"n_gpu_layers": count})], case.gpu)[0]
+        gpus = (offer for place, offer in case.offers.items() if place != RAM)
+        if all(found.bytes_in(offer.place) <= offer.limit_bytes for offer in gpus):
             low = count + 1
-            best = found if fits(found, offers) else best
+            best = found if fits(found, case.offers) else best
         else:
             high = count - 1
     return best
 
 
-def _plan(
-    model_path: Path,
-    spec: ModelSpec,
-    profile: HardwareProfile,
-    offers: dict[str, _Offer],
-    estimates: Sequence[Estimate],
-    chosen: int,
-    request: PlanRequest,
-) -> Plan:
+def _plan(case: _Case, estimates: Sequence[Estimate], chosen: int) -> Plan:
+    profile, spec = case.profile, case.spec
     estimate = estimates[chosen]
     config = estimate.config
     not_timed = NotAvailable(reason="not timed yet")
     return Plan(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        model=identify(model_path, spec),
+        model=identify(case.model_path, spec),
         profile_digest=profile.digest(),
         hardware_id=profile.hardware_id(),
         recipe=recipe_of(spec),
@@ -228,11 +248,11 @@ def _plan(
         placements=_placements(spec, config, profile.engine_devices()),
         memory=estimate.needs,
         memory_note=estimate.note,
-        budgets=tuple(_budget(offer, estimate) for offer in offers.values()),
+        budgets=tuple(_budget(offer, estimate) for offer in case.offers.values()),
         ttft_ms=not_timed,
         tokens_per_s=not_timed,
-        candidates=tuple(_candidate(found, index, chosen, offers) for index, found in enumerate(estimates)),
-        reduced=_is_reduced(spec, config, request),
+        candidates=tuple(_candidate(found, index, chosen, case.offers) for index, found in enumerate(estimates)),
+        reduced=_is_reduced(spec, config, case.request),
         notes=profile.warnings,
         engine_command=server_command(config),
     )
