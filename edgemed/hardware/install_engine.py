@@ -93,17 +93,19 @@ def _from_wheel(backend: Backend) -> bool:
 
 def _from_source(backend: Backend) -> bool:
     """Build with every core, unless pip still has the wheel of an earlier build."""
-    missing = binding.build_tools_missing(backend)
-    if missing and not (backend == "cpu" and _pip_has_wheel()):
+    missing, cores = binding.build_tools_missing(backend), os.cpu_count() or 1
+    if backend == "cpu" and _pip_has_wheel():
+        _say("Installing the engine from the wheel of an earlier build, which pip kept.")
+    elif missing:
         _say(f"Building the {backend} engine from source needs {missing}.")
         return False
-    cores = os.cpu_count() or 1
+    else:
+        _say(
+            f"Building the {backend} engine from source with {cores} cores: 5-14 minutes on 2 cores, longer with a GPU "
+            "backend. pip keeps the CPU build, so the next time it takes seconds."
+        )
     # Through the C environment: pip's children inherit it, and no variable needs to be read here.
     os.putenv("CMAKE_BUILD_PARALLEL_LEVEL", str(cores))
-    _say(
-        f"Installing the {backend} engine from source with {cores} cores. A first build takes 5-14 minutes on 2 cores "
-        "(longer with a GPU backend); pip keeps the result, so the next one takes seconds."
-    )
     options = []
     if flags := binding.cmake_flags(backend):
         # pip's cache does not know build options: without this it would hand back a CPU build.
