@@ -37,6 +37,8 @@ _NO_TOKEN = -1
 """LLAMA_TOKEN_NULL, llama.h."""
 _RANDOM_SEED = 0xFFFFFFFF
 """LLAMA_DEFAULT_SEED asks for a random one; a request's seed never becomes it."""
+_MOST_CELLS = 2**31 - 256
+"""n_ctx is a 32-bit number, and positions are signed."""
 _BUFFER_LINE = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 
 
@@ -148,6 +150,9 @@ class LlamaCpp:
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
         token_of, position_of, n_sequences, sequences, wanted = self._fields
+        n_tokens = sum([len(chunk.tokens) for chunk in chunks])
+        if n_tokens > self.n_batch:  # the C arrays end there
+            raise EngineFailed(f"A step of {n_tokens} tokens was asked for; {self.n_batch} fit.")
         n = 0
         outputs: list[tuple[int, int]] = []
         for chunk in chunks:
@@ -163,8 +168,6 @@ class LlamaCpp:
             if chunk.wants_token:
                 wanted[n - 1] = 1
                 outputs.append((slot, n - 1))
-        if n > self.n_batch:
-            raise EngineFailed(f"A step of {n} tokens was asked for; {self.n_batch} fit.")
         self._batch.n_tokens = n
         code = self._api.llama_decode(self._context, self._batch)
         if code != 0:
@@ -365,6 +368,8 @@ def _check_config(config: EngineConfig) -> None:
     faults = []
     if config.n_slots < 1 or config.context_length < 2 or config.n_ubatch < 1 or config.n_threads < 1:
         faults.append("slots, context, ubatch and threads must be positive")
+    elif config.n_slots * config.context_length > _MOST_CELLS:
+        faults.append(f"{config.n_slots} x {config.context_length} tokens of KV cache are beyond {_MOST_CELLS}")
     if config.kv_type != "f16" and not config.flash_attention:
         faults.append(f"a {config.kv_type} KV cache needs flash attention")
     if faults:

@@ -135,9 +135,7 @@ class Batch(RuleBasedStateMachine):
         stop=st.lists(st.text(alphabet=LETTERS, min_size=1, max_size=2), max_size=1).map(tuple),
         deadline_s=st.none() | st.floats(0, 20),
     )
-    def submit(
-        self, prompt: tuple[int, ...], max_tokens: int, stop: tuple[str, ...], deadline_s: float | None
-    ) -> None:
+    def submit(self, prompt: tuple[int, ...], max_tokens: int, stop: tuple[str, ...], deadline_s: float | None) -> None:
         new = GenerationRequest(str(len(self.requests)), prompt, max_tokens, Sampling(), stop, deadline_s)
         self.requests[new.id] = new
         self.scheduler.submit(new)
