@@ -16,7 +16,7 @@ from edgemed.hardware.record import EngineDevice, EngineProfile, HardwareProfile
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.explain import infeasible, recipe_of, server_command
-from edgemed.plan.memory import Estimate, estimate_memory, kv_type_fits
+from edgemed.plan.memory import Estimate, estimate_memory, kv_type_fits, layers_on_gpu
 from edgemed.plan.record import RAM, Budget, Candidate, ModelIdentity, Placement, Plan
 
 USUAL_CONTEXT = 4096
@@ -259,8 +259,8 @@ def _plan(case: _Case, estimates: Sequence[Estimate], chosen: int) -> Plan:
 
 
 def _placements(spec: ModelSpec, config: EngineConfig, devices: Sequence[EngineDevice]) -> tuple[Placement, ...]:
-    """llama.cpp puts the last layers on the GPU and the first ones on the processor."""
-    on_gpu = min(config.n_gpu_layers, spec.n_layers)
+    """The first layers in main memory, the last ones on the GPU."""
+    on_gpu = layers_on_gpu(spec, config)
     first_on_gpu = spec.n_layers - on_gpu
     names = "+".join(device.name for device in devices if device.kind == "gpu") or "GPU"
     found = []

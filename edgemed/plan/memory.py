@@ -102,15 +102,40 @@ def _comparison(spec: ModelSpec, config: EngineConfig, projection: Projection) -
 
 
 def _computed(spec: ModelSpec, config: EngineConfig, note: str, gpu_place: str) -> Estimate:
-    """The formula's answer; layers on a GPU are counted there, evenly."""
-    sizes = formula_sizes(spec, config)
-    share = min(config.n_gpu_layers, spec.n_layers) / max(1, spec.n_layers) if gpu_place else 0.0
-    on_gpu = Sizes(round(sizes.weights * share), round(sizes.kv_cache * share), sizes.compute if share else 0)
-    in_ram = Sizes(sizes.weights - on_gpu.weights, sizes.kv_cache - on_gpu.kv_cache, sizes.compute)
-    needs = [*_needs(RAM, in_ram, "computed"), *(_needs(gpu_place, on_gpu, "computed") if share else ())]
+    """The formula's answer, with the head and the last layers on the GPU as llama.cpp places them."""
+    in_ram = formula_sizes(spec, config)
+    needs: list[MemoryNeed] = []
+    if gpu_place and config.n_gpu_layers > 0:
+        layers = layers_on_gpu(spec, config)
+        kv_cache = in_ram.kv_cache * layers // spec.n_layers
+        on_gpu = Sizes(_weights_from(spec, spec.n_layers - layers), kv_cache, in_ram.compute)
+        # A tied embedding lies in both places: rows are looked up in main memory, the head multiplies on the GPU.
+        again = _embedding_bytes(spec) if spec.tied_embeddings else 0
+        rest = spec.weight_bytes - on_gpu.weights + again
+        in_ram = Sizes(rest, in_ram.kv_cache - kv_cache, in_ram.compute)
+        needs = _needs(gpu_place, on_gpu, "computed")
+    needs += _needs(RAM, in_ram, "computed")
     needs.append(MemoryNeed(place=RAM, part="logits", n_bytes=logits_bytes(spec, config), basis="computed"))
     needs.append(MemoryNeed(place=RAM, part="process", n_bytes=_ASSUMED_PROCESS_BYTES, basis="assumed"))
     return Estimate(config, tuple(needs), note)
+
+
+def layers_on_gpu(spec: ModelSpec, config: EngineConfig) -> int:
+    """Layers that lie on the GPU: llama.cpp counts the head as the first of `n_gpu_layers`, then the last layers."""
+    return min(max(0, config.n_gpu_layers - 1), spec.n_layers)
+
+
+def _weights_from(spec: ModelSpec, first_layer: int) -> int:
+    """Bytes of the layers from `first_layer` on, and of the head with its norm."""
+    head = "embedding" if spec.tied_embeddings else "head"
+    chosen = (
+        tensor.n_bytes
+        for tensor in spec.tensors
+        if (tensor.layer is not None and tensor.layer >= first_layer)
+        or tensor.role == head
+        or (tensor.layer is None and tensor.role == "norm")
+    )
+    return sum(chosen)
 
 
 def _needs(place: str, sizes: Sizes, basis: MemoryBasis) -> list[MemoryNeed]:
@@ -128,12 +153,13 @@ def formula_sizes(spec: ModelSpec, config: EngineConfig) -> Sizes:
 
 def weight_bytes(spec: ModelSpec) -> int:
     """Bytes of the weights in memory, which is more than the file's where a tied embedding is repacked."""
-    again = 0
-    if spec.tied_embeddings:
-        embedding = next((tensor for tensor in spec.tensors if tensor.role == "embedding"), None)
-        repacked = _REPACKED_ON_ARM if platform.machine().lower() in ("aarch64", "arm64") else _REPACKED
-        again = embedding.n_bytes if embedding is not None and embedding.type in repacked else 0
-    return spec.weight_bytes + again
+    repacked = _REPACKED_ON_ARM if platform.machine().lower() in ("aarch64", "arm64") else _REPACKED
+    twice = spec.tied_embeddings and any(t.role == "embedding" and t.type in repacked for t in spec.tensors)
+    return spec.weight_bytes + (_embedding_bytes(spec) if twice else 0)
+
+
+def _embedding_bytes(spec: ModelSpec) -> int:
+    return sum(tensor.n_bytes for tensor in spec.tensors if tensor.role == "embedding")
 
 
 def kv_bytes(spec: ModelSpec, config: EngineConfig) -> int:

@@ -129,7 +129,7 @@ def test_as_many_layers_go_to_the_gpu_as_fit(model: Path, free_vram: int) -> Non
     assert on_gpu.needed_bytes <= on_gpu.limit_bytes
     spec = spec_from_gguf(check_gguf(model))
     assert 0 <= layers <= spec.n_layers + 1
-    if layers < spec.n_layers:
+    if layers <= spec.n_layers:
         more = plan.engine_config.model_copy(update={"n_gpu_layers": layers + 1})
         assert memory.estimate_memory(spec, [more], "CUDA0")[0].bytes_in("CUDA0") > on_gpu.limit_bytes
     assert sum(p.last_layer - p.first_layer + 1 for p in plan.placements) == spec.n_layers

@@ -158,3 +158,12 @@ def test_a_senseless_answer_is_refused(answer: bytes) -> None:
 
 def test_sizes_of_two_places_add_up() -> None:
     assert Sizes(1, 2, 3) + Sizes(10, 20, 30) == Sizes(11, 22, 33)
+
+
+@pytest.mark.parametrize(("n_gpu_layers", "layers"), [(0, 0), (1, 0), (2, 1), (4, 3), (5, 4), (99, 4)])
+def test_the_head_is_the_first_layer_on_the_gpu(model: Path, spec: ModelSpec, n_gpu_layers: int, layers: int) -> None:
+    wanted = config(model, n_gpu_layers=n_gpu_layers)
+    assert memory.layers_on_gpu(spec, wanted) == layers
+    estimate = memory._computed(spec, wanted, "", "CUDA0")
+    kv_on_gpu = sum(need.n_bytes for need in estimate.needs if need.place == "CUDA0" and need.part == "kv_cache")
+    assert kv_on_gpu == memory.kv_bytes(spec, wanted) * layers // spec.n_layers
