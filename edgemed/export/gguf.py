@@ -2,7 +2,7 @@
 
 The way of one model
     1  open the checkpoint, plan every tensor and key, bind the recipe: all faults together, before any work
-    2  convert tensor by tensor into a file beside the output, memory bounded by a few pieces of 8 MiB
+    2  convert tensor by tensor into a file beside the output, in a few MiB of memory
     3  sync it, read it back with the checking reader, ask the engine for token ids and logits
     4  rename it into place: whatever goes wrong before, nothing is left
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edgemed.core.errors import ModelRefused
@@ -21,14 +20,12 @@ from edgemed.core.records import NotAvailable
 from edgemed.export.gguf_writer import GgufWriter
 from edgemed.export.preflight import ExportPlan, prepare
 from edgemed.export.report import ExportReport, LogitCheck, TokenCheck
-from edgemed.export.stream import packed_rows
+from edgemed.export.stream import TensorStream
 from edgemed.export.verify_logits import verify_logits
 from edgemed.export.verify_tokens import verify_tokens
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 
 _SILENT = SilentProgress()
-_PACKERS = 2
-"""Threads that pack; more do not help, the disk and memory are slower."""
 
 
 def export_gguf(source: Path, output: Path, *, recipe: str, progress: Progress = _SILENT) -> ExportReport:
@@ -56,7 +53,7 @@ def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT) -> None:
     with (
         progress.task("Converting", plan.layout.file_bytes, "B") as task,
         plan.checkpoint.reader() as reader,
-        ThreadPoolExecutor(_PACKERS, "pack") as workers,
+        TensorStream(reader) as stream,
         GgufWriter(part, plan.layout) as writer,
     ):
         for tensor in plan.layout.tensors:
@@ -65,7 +62,7 @@ def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT) -> None:
             else:
                 planned = sources[tensor.name]
                 stored = plan.checkpoint.tensors[planned.source]
-                writer.write(tensor, packed_rows(reader, stored, planned, tensor.type, workers))
+                writer.write(tensor, stream.packed(stored, planned, tensor.type))
             task.advance(tensor.n_bytes)
         writer.finish()
 
