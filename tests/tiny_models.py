@@ -42,12 +42,18 @@ def vocabulary() -> list[str]:
 
 
 def write_tiny_qwen2(
-    path: Path, *, shape: TinyShape | None = None, seed: int = 0, ends: bool = False, nan: bool = False
+    path: Path,
+    *,
+    shape: TinyShape | None = None,
+    seed: int = 0,
+    ends: bool = False,
+    nan: bool = False,
+    pre: str = "qwen2",
 ) -> Path:
     """Write the model and return its path.
 
     Its greedy answers go on for ever unless `ends`, for then special tokens are as likely as the others;
-    `nan` spoils one weight.
+    `nan` spoils one weight; `pre` names llama.cpp's rule for finding words.
     """
     import gguf
     import numpy as np
@@ -66,7 +72,7 @@ def write_tiny_qwen2(
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     kinds = [gguf.TokenType.NORMAL] * (256 + len(MERGES)) + [gguf.TokenType.CONTROL] * len(SPECIAL_TOKENS)
     writer.add_token_types(kinds)

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgemed.core.errors import EngineFailed, MissingExtra, ModelRefused
+from edgemed.core.errors import EngineFailed, MissingExtra, ModelRefused, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.core.units import MIB, format_bytes
 from edgemed.engines.base import EngineConfig, EngineInfo, KvType, Sampling
@@ -39,6 +39,10 @@ _RANDOM_SEED = 0xFFFFFFFF
 """LLAMA_DEFAULT_SEED asks for a random one; a request's seed never becomes it."""
 _MOST_CELLS = 2**31 - 256
 """n_ctx is a 32-bit number, and positions are signed."""
+_LONGEST_RUN = 50_000
+"""Characters. Some models' words (Mistral's) are found with std::regex, which recurses at every character:
+between 200,000 and 300,000 in a row overflow a stack of 64 MiB and end the process."""
+_TOO_LONG_RUN = re.compile(rf"\S{{{_LONGEST_RUN}}}|\s{{{_LONGEST_RUN}}}")
 _BUFFER_LINE = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 
 
@@ -281,6 +285,11 @@ class LlamaCpp:
 
     def _encode(self, text: str) -> list[int]:
         """Ids of plain text; the text of a special token is spelled out."""
+        if _TOO_LONG_RUN.search(text):
+            raise UsageError(
+                f"The text holds {_LONGEST_RUN} characters in a row without a blank, or of blanks alone.",
+                next_step="send words",
+            )
         data = text.encode("utf-8", errors="replace")
         size = len(data) + 2  # one for SentencePiece's leading blank
         ids = (self._api.llama_token * size)()

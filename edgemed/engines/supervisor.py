@@ -125,7 +125,10 @@ class EngineProcess:
             return self._child.pid if self._child and not self._child_ended else None
 
     def tokenize(self, parts: list[PromptPart]) -> list[int]:
-        """Token ids of the prompt. Waits for the engine: up to `tokenize_s`, and longer while it is loading."""
+        """Token ids of the prompt. Waits for the engine: up to `tokenize_s`, and longer while it is loading.
+
+        Raises EngineFailed, EngineLost when asking again may help, UsageError for a text that is no prose.
+        """
         with self._changed:
             child = self._ready_child()
             self._number += 1
@@ -141,7 +144,7 @@ class EngineProcess:
         if row is None:
             raise EngineLost("The engine did not tokenize the prompt in time.", next_step="ask again")
         if row[2] is None:
-            raise EngineFailed(row[3])
+            raise wire.error_of(row[3])
         return list(row[2])
 
     def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:

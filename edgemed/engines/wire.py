@@ -8,7 +8,7 @@ JSON and not pickle: the child reads model files from a stick, and nothing it sa
     child to parent    [[kind, ...], ...]   every event of one step in one line; [] says only "a step was done"
         while loading  [LOADING, fraction], then [READY, info] or [FAILED, error class, what, next step]
         of a request   [BEGUN, id], [TEXT, id, text, n_tokens], [DONE, id, reason, ...], [ERROR, id, message, retryable]
-        of the words   [TOKENS, number, ids] or [TOKENS, number, None, message]
+        of the words   [TOKENS, number, ids] or [TOKENS, number, None, FAILED row]
 
 The end of the child's input is the order to exit: a parent that died says the same as one that closed.
 """

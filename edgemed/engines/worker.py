@@ -30,7 +30,7 @@ from edgemed.engines.scheduler import Scheduler
 _MOST_REFUSED_STEPS = 3
 """Refused steps in a row after which the process gives up; the supervisor starts a new one."""
 _READER_STACK_BYTES = 64 * MIB
-"""llama.cpp splits words with std::regex, which recurses once per character of a long word."""
+"""For llama.cpp's std::regex; see its adapter."""
 _PR_SET_PDEATHSIG = 1
 """prctl(2)."""
 
@@ -129,11 +129,11 @@ class _Worker:
     def _tokenize(self, row: Sequence[Any]) -> list[Any]:
         engine, number = self._engine, row[1]
         if engine is None:
-            return [wire.TOKENS, number, None, "The model is still being loaded."]
+            return [wire.TOKENS, number, None, wire.failed_row(EngineFailed("The model is still being loaded."))]
         try:
             return [wire.TOKENS, number, engine.tokenize(wire.decode_parts(row))]
         except EdgemedError as error:
-            return [wire.TOKENS, number, None, error.what]
+            return [wire.TOKENS, number, None, wire.failed_row(error)]
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:

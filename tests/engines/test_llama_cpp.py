@@ -133,19 +133,28 @@ print(json.dumps([
     assert len(spelled) == len("<|im_end|>")
 
 
-def test_a_long_word_is_cut_without_exhausting_the_stack(endless_model: Path) -> None:
-    n_tokens = run(
-        endless_model,
-        """
+@pytest.mark.parametrize("character", ["x", " ", ","])
+def test_a_text_that_would_overflow_the_librarys_stack_is_refused(tmp_path: Path, character: str) -> None:
+    n_tokens, refusal = run(
+        write_tiny_qwen2(tmp_path / "tekken.gguf", pre="tekken"),
+        f"""
 import threading
-threading.stack_size(64 * 2**20)
+from edgemed.engines.worker import _READER_STACK_BYTES
+threading.stack_size(_READER_STACK_BYTES)
 engine, found = load(), []
-thread = threading.Thread(target=lambda: found.append(len(engine.tokenize([PromptPart("x" * 300_000, False)]))))
+def cut():
+    found.append(len(engine.tokenize([PromptPart("a" + {character!r} * 49_990 + "a", False)])))
+    try:
+        engine.tokenize([PromptPart({character!r} * 300_000, False)])
+    except EdgemedError as error:
+        found.append(type(error).__name__)
+thread = threading.Thread(target=cut)
 thread.start(); thread.join()
 print(json.dumps(found))
 """,
     )
-    assert n_tokens == [300_000]
+    assert n_tokens >= 49_000
+    assert refusal == "UsageError"
 
 
 def test_the_model_describes_itself(endless_model: Path) -> None:
