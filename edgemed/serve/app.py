@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from edgemed.engines.base import Engine
 from edgemed.serve.chat import ChatEndpoint
-from edgemed.serve.errors import ApiError
+from edgemed.serve.errors import ApiError, internal_fault
 from edgemed.serve.guard import Guard
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.page import page_routes
@@ -42,7 +42,8 @@ def create_app(engine: Engine, options: ServeOptions) -> App:
         Route("/api/status", status.status),
         *page_routes(),
     ]
-    app = Starlette(routes=routes, exception_handlers={ApiError: _api_error, HTTPException: _http_error})
+    handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
+    app = Starlette(routes=routes, exception_handlers=handlers)
     return App(Guard(app, options.allowed_hosts), room)
 
 
@@ -58,3 +59,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     else:
         message, code = "There is nothing at this address.", "not_found"
     return ApiError(error.status_code, message, code=code, headers=dict(error.headers or {})).response()
+
+
+async def _fault(_request: Request, _error: Exception) -> Response:
+    return internal_fault().response()  # the guard, further out, logs its place

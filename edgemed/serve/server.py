@@ -27,7 +27,7 @@ from edgemed.engines.base import Engine
 from edgemed.serve.app import App
 
 _DRAIN_S = 2
-_END_S = 4.5
+_END_S = 4.0
 _EXIT_FAILED = 1
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))

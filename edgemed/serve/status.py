@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -42,6 +43,19 @@ class Status(Record):
     demo_notice: str
     context_length: int
     n_slots: int
+
+
+class Serving(Record):
+    """What `edgemed serve --json` says once it is ready."""
+
+    url: str
+    model: str
+    model_path: Path
+    demo: bool
+    offline: bool
+    context_length: int
+    n_slots: int
+    pid: int
 
 
 class StatusRoutes:

@@ -54,6 +54,11 @@ class Speaker {
   }
 }
 
+// A line must never end between a number and its unit: "180" and "mg" belong together.
+function withUnitsKept(text) {
+  return text.replace(/(\d) (?=(?:[mcnk]?g|mcg|µg|[md]?L|ml|IU|units?|mmol|%|°C|degrees)\b)/g, "$1\u00a0");
+}
+
 // One question with its answer on the page.
 class Card {
   constructor(question) {
@@ -61,8 +66,6 @@ class Card {
     this.article.append(element("h2", "", question));
     const body = element("div", "body");
     this.text = element("p", "text");
-    this.textNode = document.createTextNode("");
-    this.text.append(this.textNode);
     this.doing = element("p", "doing", "Sending your question");
     body.append(this.text, this.doing);
     this.body = body;
@@ -75,10 +78,8 @@ class Card {
     footer.append(element("p", "", server.notice));
     return footer;
   }
-  add(text) {
-    // `:empty` in the style sheet needs the node to be absent, not blank
-    if (!this.textNode.length) text = text.replace(/^\s+/, "");
-    this.textNode.appendData(text);
+  write(text) {
+    this.text.textContent = withUnitsKept(text.trimStart());
   }
   say(what) {
     if (this.doing.textContent !== what) this.doing.textContent = what;
@@ -276,22 +277,26 @@ async function ask(question, history) {
     text: (text) => {
       const follows = nearTheEnd();
       turn.text += text;
-      card.add(text);
+      card.write(turn.text);
       card.say("Writing");
       speaker.add(text);
       if (follows) showTheEnd();
     },
   };
   const again = () => ask(question, history);
+  let end;
   try {
-    finishWell(turn, card, await readAnswer(messagesFor(question, history), mine.signal, show), again);
+    const reason = await readAnswer(messagesFor(question, history), mine.signal, show);
+    end = () => finishWell(turn, card, reason, again);
   } catch (error) {
-    finishBadly(turn, card, error, again);
+    end = () => finishBadly(turn, card, error, again);
   }
   mine.abort(); // whatever ended it, the server must not go on writing
   speaker.finish();
+  const follows = nearTheEnd();
+  end();
   if (running === mine) setRunning(null);
-  if (nearTheEnd()) showTheEnd();
+  if (follows) showTheEnd();
 }
 
 function finishWell(turn, card, reason, again) {

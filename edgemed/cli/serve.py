@@ -1,0 +1,147 @@
+"""`edgemed serve`: answers questions in the browser and over OpenAI's HTTP interface, on this machine alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgemed.cli.console import Console
+from edgemed.cli.options import Json, Verbose
+from edgemed.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import socket
+
+    from edgemed.engines.base import EngineConfig
+    from edgemed.serve.options import ServeOptions
+
+
+def serve(
+    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name such as: demo")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Refuse every connection to another machine.")] = False,
+    host: Annotated[str | None, typer.Option(help="A loopback address. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one. [default: 8080]")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan saved with: edgemed plan --save")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, max=64, help="Questions answered side by side.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Serve a model in the browser until Ctrl-C; streaming, and with OpenAI's interface under /v1."""
+    from edgemed.serve.server import stop_signals_raise
+
+    console = Console(json_mode=json, verbose=verbose)
+    if offline:
+        _go_offline()
+    with stop_signals_raise():
+        path = _model_path(model, plan)
+        sock = _listen(host, port)
+        try:
+            code = _serve(path, _config(path, plan, slots, offline, console), sock, console)
+        finally:
+            sock.close()
+    raise typer.Exit(code)
+
+
+def _serve(path: Path, config: EngineConfig, sock: socket.socket, console: Console) -> int:
+    """Load, serve until told to stop; the exit code."""
+    from edgemed.engines.registry import open_engine
+    from edgemed.serve.app import create_app
+    from edgemed.serve.server import run, url_of
+    from edgemed.serve.status import Serving
+
+    url = url_of(sock)
+    options = _options(path, config.offline, sock)
+    engine = open_engine(config, console)
+    try:
+        app = create_app(engine, options)
+        serving = Serving(
+            url=url,
+            model=options.model_name,
+            model_path=path,
+            demo=bool(options.demo_notice),
+            offline=options.offline,
+            context_length=config.context_length,
+            n_slots=config.n_slots,
+            pid=os.getpid(),
+        )
+
+        def announce() -> None:
+            console.record(serving)
+            how = ", offline" if options.offline else ""
+            console.note(f"Ready: open {url} in a browser (model {options.model_name}{how}). Ctrl-C ends it.")
+            if options.demo_notice:
+                console.note(options.demo_notice)
+
+        return run(app, engine, sock, announce)
+    finally:
+        engine.close()
+
+
+def _go_offline() -> None:
+    from edgemed.core.offline import forbid_outgoing_connections
+    from edgemed.core.settings import OFFLINE_ENVIRONMENT, set_environment
+
+    set_environment(OFFLINE_ENVIRONMENT)
+    forbid_outgoing_connections()
+
+
+def _model_path(model: str | None, plan: Path | None) -> Path:
+    from edgemed.cli.models import resolve_model
+
+    if model is not None or plan is None:
+        return resolve_model(model)
+    from edgemed.plan.store import load_plan
+
+    return load_plan(plan).model.path
+
+
+def _listen(host: str | None, port: int | None) -> socket.socket:
+    """Before the model is loaded, so that a port in use is known at once."""
+    from edgemed.core.settings import project_settings
+    from edgemed.serve.server import listen
+
+    defaults = project_settings().serve
+    return listen(defaults.host if host is None else host, defaults.port if port is None else port)
+
+
+def _config(path: Path, plan: Path | None, slots: int | None, offline: bool, console: Console) -> EngineConfig:
+    """The engine's configuration: from the plan file, else from the plan kept for this machine."""
+    from edgemed.plan.store import load_plan, plan_for
+
+    if plan is None:
+        found = plan_for(path, console, n_slots=slots)
+    else:
+        if slots is not None:
+            raise UsageError("--slots and --plan exclude each other.", next_step="edgemed plan --slots N --save FILE")
+        found = load_plan(plan)
+        _check_file(plan, found.model.path, (found.model.n_bytes, found.model.modified_ns), path)
+    return found.engine_config.model_copy(update={"model_path": path, "offline": offline})
+
+
+def _check_file(plan: Path, planned: Path, state: tuple[int, int], path: Path) -> None:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UsageError(f"{path}, which {plan} was made for, cannot be read: {error.strerror}.") from error
+    if (stat.st_size, stat.st_mtime_ns) != state:
+        raise UsageError(
+            f"{plan} was made for another file, or for an older state of it: {planned}.",
+            next_step=f"make it again: edgemed plan {path} --save {plan}",
+        )
+
+
+def _options(path: Path, offline: bool, sock: socket.socket) -> ServeOptions:
+    from edgemed.demo import DEMO_NAME, DEMO_NOTICE, is_demo
+    from edgemed.serve.options import LOOPBACK_NAMES, ServeOptions
+
+    host = sock.getsockname()[0]
+    demo = is_demo(path)
+    return ServeOptions(
+        model_name=DEMO_NAME if demo else path.stem,
+        demo_notice=DEMO_NOTICE if demo else "",
+        offline=offline,
+        allowed_hosts=(*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host),
+    )

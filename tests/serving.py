@@ -1,0 +1,56 @@
+"""A real server on a free port of this machine, in a thread, over the engine that needs no model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from edgemed.engines.fake import FakeEngine
+from edgemed.serve.app import create_app
+from edgemed.serve.options import ServeOptions
+from edgemed.serve.server import Server, listen, url_of
+
+
+@dataclass
+class Running:
+    """A server that runs, and a client of it."""
+
+    engine: FakeEngine
+    server: Server
+    url: str
+    http: httpx.Client
+
+    def chat(self, question: str = "How much?", **fields: Any) -> httpx.Response:
+        """The response to one question."""
+        messages = [{"role": "user", "content": question}]
+        return self.http.post("/v1/chat/completions", json={"messages": messages, **fields})
+
+    def stream(self, question: str = "How much?", **fields: Any) -> Any:
+        """A context manager: the response to one question, streamed."""
+        body = {"messages": [{"role": "user", "content": question}], "stream": True, **fields}
+        return self.http.stream("POST", "/v1/chat/completions", json=body)
+
+
+@contextmanager
+def serving(engine: FakeEngine, **options: Any) -> Iterator[Running]:
+    """A server over `engine`, ended with the block."""
+    sock = listen("127.0.0.1", 0)
+    url = url_of(sock)
+    ready = threading.Event()
+    app = create_app(engine, replace(ServeOptions(model_name="fake"), **options))
+    server = Server(app, engine, sock, ready.set)
+    thread = threading.Thread(target=server.run, name="server")
+    thread.start()
+    try:
+        assert ready.wait(5), "the server did not become ready"
+        with httpx.Client(base_url=url, timeout=10, trust_env=False) as http:
+            yield Running(engine, server, url, http)
+    finally:
+        server.stop()
+        thread.join(8)
+        assert not thread.is_alive(), "the server did not end"
