@@ -222,7 +222,7 @@ def build_tools_missing(backend: Backend) -> str:
 
 def loads(python: str = sys.executable) -> tuple[bool, str]:
     """Whether the installed engine can be loaded, in a process of its own; and the last line it said if not."""
-    command = [python, "-c", "import llama_cpp.llama_cpp as native; native.llama_backend_init()"]
+    command = [python, "-P", "-c", "import llama_cpp.llama_cpp as native; native.llama_backend_init()"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     except (OSError, subprocess.SubprocessError) as error:

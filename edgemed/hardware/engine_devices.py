@@ -40,7 +40,7 @@ def ask_engine() -> MaybeEngine:
     """The engine's devices as it sees them now, or why it cannot be asked. Takes about a second."""
     if engine_version() is None:
         return NotAvailable(reason="no engine is installed: pip install 'edgemed[llama-cpp]'")
-    command = [sys.executable, "-m", "edgemed.hardware.engine_devices"]
+    command = [sys.executable, "-P", "-m", "edgemed.hardware.engine_devices"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

@@ -71,7 +71,7 @@ def project(configs: Sequence[EngineConfig]) -> list[Projection | None]:
     if not sys.platform.startswith("linux"):
         raise ProjectionFailed("the engine's answer has a known layout on Linux only")
     question = json.dumps([config.model_dump(mode="json") for config in configs])
-    command = [sys.executable, "-m", "edgemed.plan.projection"]
+    command = [sys.executable, "-P", "-m", "edgemed.plan.projection"]
     try:
         done = subprocess.run(command, input=question.encode(), capture_output=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
