@@ -18,7 +18,7 @@ import httpx
 CHROMEDRIVER = shutil.which("chromedriver")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-ENTER, ESCAPE, SHIFT, TAB, NULL = "\ue007", "\ue00c", "\ue008", "\ue004", "\ue000"
+ENTER, ESCAPE, SHIFT, TAB = "\ue007", "\ue00c", "\ue008", "\ue004"
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 

@@ -111,9 +111,10 @@ function nearTheEnd() {
   return page.scrollHeight - page.clientHeight - page.scrollTop < 120;
 }
 
-function showTheEnd() {
+// Scroll to what is new, but never so far that the question leaves the window: an answer is read from its start.
+function showNews(card) {
   const page = document.documentElement;
-  page.scrollTop = page.scrollHeight;
+  page.scrollTop = Math.min(page.scrollHeight, card.article.offsetTop - 8);
 }
 
 // ---- What the server says ----
@@ -271,7 +272,7 @@ async function ask(question, history) {
   const mine = new AbortController();
   setRunning(mine);
   announce("Question sent.");
-  showTheEnd();
+  showNews(card);
   const show = {
     doing: (what) => { card.say(what); announce(what); },
     text: (text) => {
@@ -280,7 +281,7 @@ async function ask(question, history) {
       card.write(turn.text);
       card.say("Writing");
       speaker.add(text);
-      if (follows) showTheEnd();
+      if (follows) showNews(card);
     },
   };
   const again = () => ask(question, history);
@@ -296,7 +297,7 @@ async function ask(question, history) {
   const follows = nearTheEnd();
   end();
   if (running === mine) setRunning(null);
-  if (follows) showTheEnd();
+  if (follows) showNews(card);
 }
 
 function finishWell(turn, card, reason, again) {

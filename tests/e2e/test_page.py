@@ -1,0 +1,354 @@
+"""The page in a real browser, as a health worker uses it: by keyboard, on a small screen, when things go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from browser import ENTER, ESCAPE, SHIFT, TAB, Browser
+from serving import Running, serving
+
+from edgemed.engines.fake import FakeEngine
+
+ANSWER = "Give 15 mg/kg every 6 hours. Maximum 60 mg/kg per day."
+DEMO = "Demonstration model, not for care."
+
+
+@contextmanager
+def page(browser: Browser, answer: str = ANSWER, *, held: bool = False, **options: Any) -> Iterator[Running]:
+    """The page, open in the browser, over an engine that gives `answer`."""
+    n_slots = options.pop("n_slots", 1)
+    context_length = options.pop("context_length", 512)
+    engine = FakeEngine(answer, held=held, n_slots=n_slots, context_length=context_length)
+    browser.look(width=1280)
+    with serving(engine, **options) as server:
+        browser.open(server.url)
+        browser.until(lambda: "Model:" in browser.text("#facts"), "the page has asked for the status")
+        browser.console()
+        yield server
+
+
+def ask(browser: Browser, question: str) -> None:
+    """Type a question and press Enter."""
+    browser.type(question + ENTER)
+
+
+def answered(browser: Browser, number: int = 1) -> None:
+    """Wait until the answer of that number is there as a whole."""
+    card = f"article:nth-of-type({number})"
+    browser.until(lambda: browser.shown(card) and not browser.shown(f"{card} .doing"), "the answer has ended")
+
+
+def text_of_answer(browser: Browser, number: int = 1) -> str:
+    """What that answer says, with plain blanks."""
+    return browser.text(f"article:nth-of-type({number}) .text").replace("\u00a0", " ")
+
+
+def test_question_is_asked_and_answered_by_keyboard_alone(browser: Browser) -> None:
+    with page(browser):
+        ask(browser, "How much paracetamol?")
+        answered(browser)
+        assert browser.text("article h2") == "How much paracetamol?"
+        assert text_of_answer(browser) == ANSWER
+        assert "clinician decides" in browser.text("article footer")
+        assert browser.run("return document.activeElement.id") == "question"
+        assert browser.console() == []
+
+
+def test_words_appear_as_they_come(browser: Browser) -> None:
+    with page(browser, held=True) as server:
+        ask(browser, "How much?")
+        server.engine.release(2)
+        browser.until(lambda: text_of_answer(browser) == "Give 15", "the first two words")
+        assert browser.shown("#stop")
+        assert not browser.shown("#ask")
+        server.engine.run_free()
+        answered(browser)
+        assert browser.shown("#ask")
+
+
+def test_number_and_unit_stay_on_one_line(browser: Browser) -> None:
+    with page(browser, "Give 180 mg, then 5 mL or 2 drops."):
+        ask(browser, "How much?")
+        answered(browser)
+        assert "180\u00a0mg, then 5\u00a0mL or 2 drops" in browser.text("article .text")
+
+
+@pytest.mark.parametrize("how", ["escape", "button"])
+def test_stop_ends_the_answer_in_the_engine_and_says_it_is_incomplete(browser: Browser, how: str) -> None:
+    with page(browser, held=True) as server:
+        ask(browser, "How much?")
+        server.engine.release(2)
+        browser.until(lambda: text_of_answer(browser) == "Give 15", "two words")
+        if how == "escape":
+            browser.type(ESCAPE)
+        else:
+            browser.click("#stop")
+        answered(browser)
+        assert "incomplete" in browser.text(".problem")
+        assert server.engine.wait_until_idle()
+        assert len(server.engine.cancelled) == 1
+        assert browser.run("return document.activeElement.id") == "question"
+
+
+def test_shift_enter_makes_a_new_line(browser: Browser) -> None:
+    with page(browser):
+        browser.type("one")
+        keys = [{"type": "keyDown", "value": SHIFT}, {"type": "keyDown", "value": ENTER}]
+        browser.press([*keys, {"type": "keyUp", "value": ENTER}, {"type": "keyUp", "value": SHIFT}])
+        browser.type("two")
+        assert browser.run("return document.getElementById('question').value") == "one\ntwo"
+        assert not browser.shown("article")
+
+
+def test_empty_question_is_not_sent(browser: Browser) -> None:
+    with page(browser) as server:
+        browser.type("   " + ENTER)
+        browser.until(lambda: browser.run("return document.getElementById('status').textContent"), "a word about it")
+        assert server.engine.requests == []
+
+
+def test_demonstration_is_named_on_the_page_and_on_every_answer(browser: Browser) -> None:
+    with page(browser, demo_notice=DEMO):
+        assert browser.text("#demo") == DEMO
+        ask(browser, "First")
+        answered(browser, 1)
+        ask(browser, "Second")
+        answered(browser, 2)
+        for number in (1, 2):
+            assert DEMO in browser.text(f"article:nth-of-type({number}) footer")
+
+
+def test_other_models_are_not_called_a_demonstration(browser: Browser) -> None:
+    with page(browser):
+        assert not browser.shown("#demo")
+
+
+def test_answer_is_text_never_markup(browser: Browser) -> None:
+    nasty = '<img src=x onerror="document.title=1"><script>document.title=2</script><b>bold</b> end'
+    with page(browser, nasty):
+        ask(browser, "<i>How</i> much?")
+        answered(browser)
+        assert text_of_answer(browser) == nasty
+        assert browser.text("article h2") == "<i>How</i> much?"
+        assert browser.run("return document.querySelectorAll('article img, article b, article i').length") == 0
+        assert browser.run("return document.title") == "edgemed"
+
+
+def test_questions_stand_alone_unless_the_follow_up_is_ticked(browser: Browser) -> None:
+    with page(browser) as server:
+        assert not browser.shown("#follow")
+        ask(browser, "First question")
+        answered(browser, 1)
+        ask(browser, "Second question")
+        answered(browser, 2)
+        browser.click("#follow")
+        browser.click("#question")
+        ask(browser, "Third question")
+        answered(browser, 3)
+        prompts = [server.engine.text_of(request.prompt) for request in server.engine.requests]
+        assert "First question" not in prompts[1]
+        assert "Second question" in prompts[2]
+        assert "Give 15 mg/kg" in prompts[2]
+        assert "First question" not in prompts[2]
+        assert not browser.run("return document.getElementById('follow').checked")
+
+
+def test_broken_answer_says_what_to_do_and_can_be_asked_again(browser: Browser) -> None:
+    with page(browser) as server:
+        server.engine.fail_next(after_tokens=2)
+        ask(browser, "How much?")
+        answered(browser)
+        assert "incomplete" in browser.text(".problem p")
+        assert not browser.shown("#follow")
+        browser.click(".problem button")
+        answered(browser, 2)
+        assert text_of_answer(browser, 2) == ANSWER
+
+
+def test_too_long_question_comes_back_to_be_shortened(browser: Browser) -> None:
+    with page(browser, context_length=200):
+        browser.run("document.getElementById('question').value = 'word '.repeat(500).trim()")
+        ask(browser, "")
+        answered(browser)
+        assert "too long" in browser.text(".problem")
+        assert "175 are possible" in browser.text(".problem")
+        assert browser.run("return document.getElementById('question').value").startswith("word word")
+
+
+def test_answer_cut_at_its_length_says_so(browser: Browser) -> None:
+    with page(browser, answer_tokens=3):
+        ask(browser, "How much?")
+        answered(browser)
+        assert text_of_answer(browser) == "Give 15 mg/kg"
+        assert "incomplete" in browser.text(".problem")
+
+
+def test_waiting_question_shows_its_place(browser: Browser) -> None:
+    with page(browser, held=True) as server, server.stream() as other:
+        assert server.engine.wait_until_running()
+        ask(browser, "How much?")
+        browser.until(lambda: "yours is next" in browser.text(".doing"), "the place in the queue")
+        server.engine.run_free()
+        other.read()
+        answered(browser)
+        assert text_of_answer(browser) == ANSWER
+
+
+def test_full_server_says_when_to_ask_again(browser: Browser) -> None:
+    with page(browser, held=True, max_waiting=0) as server, server.stream():
+        assert server.engine.wait_until_running()
+        ask(browser, "How much?")
+        answered(browser)
+        assert "Ask again in about" in browser.text(".problem")
+
+
+def test_server_that_ends_is_explained(browser: Browser) -> None:
+    with page(browser, held=True) as server:
+        ask(browser, "How much?")
+        server.engine.release(2)
+        browser.until(lambda: text_of_answer(browser) == "Give 15", "two words")
+        server.server.stop()
+        answered(browser)
+        assert "edgemed was closed" in browser.text(".problem")
+        browser.until(lambda: browser.run("return fetch('/health').then(() => false, () => true)"), "it has ended")
+        ask(browser, "Again?")
+        answered(browser, 2)
+        assert "cannot be reached" in browser.text("article:nth-of-type(2) .problem")
+
+
+def test_nothing_is_kept_in_the_browser(browser: Browser) -> None:
+    with page(browser):
+        ask(browser, "Secret question")
+        answered(browser)
+        kept = "return [localStorage.length, sessionStorage.length, document.cookie, indexedDB.databases ? 0 : 0]"
+        assert browser.run(kept) == [0, 0, "", 0]
+        browser.call("POST", "/refresh", {})
+        browser.until(lambda: "Model:" in browser.text("#facts"), "the page is loaded again")
+        assert not browser.shown("article")
+        assert browser.run("return document.getElementById('question').value") == ""
+
+
+def test_clear_removes_every_question_and_answer(browser: Browser) -> None:
+    with page(browser):
+        ask(browser, "How much?")
+        answered(browser)
+        browser.click("#clear")
+        browser.call("POST", "/alert/accept", {})
+        assert not browser.shown("article")
+        assert browser.shown("#welcome")
+        assert "15" not in browser.run("return document.body.textContent")
+
+
+def test_closing_the_page_cancels_its_answer(browser: Browser) -> None:
+    with page(browser, held=True) as server:
+        ask(browser, "How much?")
+        assert server.engine.wait_until_running()
+        browser.open("about:blank")
+        assert server.engine.wait_until_idle()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_page_fits_its_window_and_can_be_read(browser: Browser, width: int, dark: bool) -> None:
+    with page(browser, ANSWER + " " + "Verylongword" * 20, demo_notice=DEMO, offline=True) as server:
+        browser.look(width=width, height=640, dark=dark)
+        ask(browser, "How much?")
+        answered(browser)
+        server.engine.fail_next()
+        ask(browser, "And now?")
+        answered(browser, 2)
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        assert browser.run(CONTRASTS) == []
+        assert browser.run(SMALL_TARGETS) == []
+
+
+def test_long_answer_is_left_at_its_start(browser: Browser) -> None:
+    with page(browser, "One more line of the answer. " * 60, held=True) as server:
+        browser.look(width=360, height=640)
+        ask(browser, "Short question")
+        for _ in range(30):
+            server.engine.release(6)
+        browser.until(lambda: text_of_answer(browser).count("line") == 30, "half of the answer")
+        server.engine.run_free()
+        answered(browser)
+        top = "return document.querySelector('article h2').getBoundingClientRect().top"
+        assert 0 <= browser.run(top) < 100
+
+
+# Texts whose contrast with the ground behind them is below 4.5 (WCAG 2.2, success criterion 1.4.3).
+CONTRASTS = """
+const light = (c) => c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4;
+const rgb = (s) => s.match(/[\\d.]+/g).map(Number);
+const lum = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
+const ground = (e) => { for (; e; e = e.parentElement) {
+  const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.99) return c; } };
+return [...document.querySelectorAll('h1, h2, p, button, label, textarea')]
+  .filter((e) => e.getClientRects().length && !e.closest('.unseen'))
+  .map((e) => { const [a, b] = [lum(rgb(getComputedStyle(e).color)), lum(ground(e))].sort((x, y) => y - x);
+    return [e.textContent.slice(0, 30), (a + 0.05) / (b + 0.05)]; })
+  .filter(([, ratio]) => ratio < 4.5);
+"""
+
+# Buttons smaller than a finger needs (44 CSS pixels; WCAG 2.2, success criterion 2.5.5).
+SMALL_TARGETS = """
+return [...document.querySelectorAll('button, textarea')].filter((e) => e.getClientRects().length)
+  .filter((e) => e.getBoundingClientRect().height < 43.9 || e.getBoundingClientRect().width < 43.9)
+  .map((e) => e.id || e.textContent);
+"""
+
+
+def test_screen_reader_is_told_names_roles_and_whole_sentences(browser: Browser) -> None:
+    with page(browser, held=True) as server:
+        assert browser.role_and_name("#question") == ("textbox", "Your question")
+        assert browser.role_and_name("#ask") == ("button", "Ask")
+        assert browser.run("return document.documentElement.lang") == "en"
+        spoken = "return [...document.querySelectorAll('#spoken p')].map((p) => p.textContent)"
+        ask(browser, "How much?")
+        assert browser.role_and_name("#stop") == ("button", "Stop")
+        server.engine.release(5)
+        browser.until(lambda: text_of_answer(browser).endswith("6"), "five words")
+        assert browser.run(spoken) == []
+        server.engine.release(2)
+        browser.until(lambda: browser.run(spoken) == ["Give 15 mg/kg every 6 hours."], "the first sentence")
+        server.engine.run_free()
+        answered(browser)
+        assert browser.run(spoken)[-1] == "Maximum 60 mg/kg per day."
+        assert browser.run("return document.getElementById('status').textContent") == "The answer is complete."
+
+
+def test_tab_goes_through_the_page_in_its_order(browser: Browser) -> None:
+    with page(browser):
+        ask(browser, "How much?")
+        answered(browser)
+        order = []
+        for _ in range(6):
+            browser.type(TAB)
+            order.append(browser.run("return document.activeElement.id || document.activeElement.className"))
+        assert order == ["ask", "", "skip", "clear", "follow", "question"]  # "": round through the browser's own bar
+
+
+def test_nothing_moves_for_who_asked_for_calm(browser: Browser) -> None:
+    moving = "return getComputedStyle(document.querySelector('.doing'), '::before').animationName"
+    with page(browser, held=True):
+        ask(browser, "How much?")
+        browser.until(lambda: browser.shown(".doing"), "the question is sent")
+        assert browser.run(moving) == "pulse"
+        browser.look(width=1280, calm=True)
+        assert browser.run(moving) == "none"
+
+
+def test_browser_itself_enforces_the_content_policy(browser: Browser) -> None:
+    with page(browser):
+        script = (
+            "const s = document.createElement('script'); "
+            "try { s.textContent = 'window.ran = 1'; document.body.append(s); } catch {} "
+            "const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i); "
+            "return window.ran === undefined"
+        )
+        assert browser.run(script)
+        browser.until(lambda: any("Content Security Policy" in line for line in browser.console()), "a refusal")
+
+
