@@ -1,0 +1,102 @@
+"""`edgemed ask`: the answer on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_models import write_tiny_qwen2
+
+from edgemed.cli import ask as command
+from edgemed.core.errors import EngineLost, UsageError
+from edgemed.engines.base import EngineConfig
+from edgemed.engines.fake import FakeEngine
+from edgemed.serve.options import CARE_NOTICE
+
+ANSWER = "Give 15 mg/kg by mouth every 6 hours."
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """What `ask` opens instead of a real model."""
+    fake = FakeEngine(ANSWER, context_length=4096)
+    plan = SimpleNamespace(engine_config=EngineConfig(model_path=tmp_path / "m.gguf"))
+    monkeypatch.setattr("edgemed.models.gguf.check_gguf", lambda path: None)
+    monkeypatch.setattr("edgemed.cli.models.resolve_model", lambda model: tmp_path / "m.gguf")
+    monkeypatch.setattr("edgemed.plan.store.plan_for", lambda path, progress, n_slots: plan)
+    monkeypatch.setattr("edgemed.engines.registry.open_engine", lambda config, progress: fake)
+    return fake
+
+
+def test_the_answer_alone_is_on_stdout(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    command.ask("What is the dose of paracetamol?")
+    out, err = capsys.readouterr()
+    assert out == ANSWER + "\n"
+    assert CARE_NOTICE in err
+    assert engine.health().state == "closed"
+
+
+def test_json_prints_the_record_alone(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    command.ask("What is the dose of paracetamol?", json=True)
+    record = json.loads(capsys.readouterr().out)
+    assert record["answer"] == ANSWER
+    assert (record["finish_reason"], record["model"], record["category"]) == ("stop", "m", "medication")
+    assert record["notice"] == CARE_NOTICE
+
+
+def test_a_cut_answer_is_said_to_be_cut(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    command.ask("What is the dose of paracetamol?", max_tokens=3)
+    out, err = capsys.readouterr()
+    assert ANSWER.startswith(out.strip())
+    assert "cut after 3 tokens" in err
+
+
+def test_a_question_too_long_for_the_context_is_refused_with_both_numbers(engine: FakeEngine) -> None:
+    with pytest.raises(UsageError, match=r"\d{4,} tokens.*4096"):
+        command.ask("why " * 5000)
+    assert engine.health().state == "closed"
+
+
+def test_an_engine_that_is_lost_ends_with_its_error(engine: FakeEngine) -> None:
+    engine.fail_next(after_tokens=2)
+    with pytest.raises(EngineLost):
+        command.ask("What is the dose of paracetamol?")
+
+
+@pytest.mark.parametrize("question", ["", "  \n"])
+def test_an_empty_question_is_refused_before_anything_is_loaded(question: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr("edgemed.engines.registry.open_engine", None)
+    with pytest.raises(UsageError, match="empty"):
+        command.ask(question)
+
+
+def edgemed(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "EDGEMED_HOME": str(home)}
+    line = [sys.executable, "-m", "edgemed.cli.app", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=100, check=False, env=environment)
+
+
+def test_a_real_model_answers(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    model = write_tiny_qwen2(tmp_path / "tiny.gguf")
+    asked = ["ask", "What is the dose?", "--model", str(model), "--max-tokens", "12", "--json"]
+    done = edgemed(*asked, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["answer"]
+    assert (record["completion_tokens"], record["finish_reason"]) == (12, "length")
+
+
+def test_a_damaged_model_ends_with_code_5_before_anything_slow(tmp_path: Path) -> None:
+    model = tmp_path / "damaged.gguf"
+    model.write_bytes(b"GGUF" + b"\xff" * 500)
+    done = edgemed("ask", "What is the dose?", "--model", str(model), home=tmp_path / "home")
+    assert done.returncode == 5
+    assert done.stderr.startswith("error:")
+    assert "Traceback" not in done.stderr
