@@ -65,7 +65,7 @@ def rows_of(found: Plan) -> list[tuple[str, str]]:
     rows = [
         ("model", f"{found.model.architecture}, {found.recipe}"),
         ("engine", found.engine),
-        ("context", f"{config.context_length} tokens in each of {config.n_slots} slots"),
+        ("context", f"{config.context_length} tokens in each slot; slots: {config.n_slots}"),
         ("KV cache", config.kv_type),
         ("threads", str(config.n_threads)),
     ]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from edgemed.core.errors import UsageError
 from edgemed.core.files import write_text
 from edgemed.core.progress import Progress, SilentProgress
-from edgemed.core.records import NotAvailable
+from edgemed.core.records import MaybeFigure, NotAvailable
 from edgemed.core.settings import data_dir
 from edgemed.hardware.binding import advice_for, gpus_in_machine, installed_backends
 from edgemed.hardware.cpu import read_cpu
@@ -60,7 +60,7 @@ def measure_profile(progress: Progress | None = None, *, quick: bool = False) ->
         battery_charge=charge,
         temperature=temperature,
         load_average=load,
-        warnings=(*gpu_warnings(), *_engine_warnings(engine)),
+        warnings=(*gpu_warnings(), *_engine_warnings(engine), *_load_warnings(load, cores)),
     )
 
 
@@ -72,6 +72,14 @@ def gpu_warnings() -> tuple[str, ...]:
 
 def _engine_warnings(engine: MaybeEngine) -> tuple[str, ...]:
     return (f"The engine cannot be used: {engine.reason}.",) if isinstance(engine, NotAvailable) else ()
+
+
+def _load_warnings(load: MaybeFigure, cores: int) -> tuple[str, ...]:
+    busy = value_of(load)
+    if busy is None or busy <= cores / 2:
+        return ()
+    what = f"Other programs kept the machine busy (load {busy:g} on {cores} cores) during the measurement."
+    return (f"{what} Measure again when it is idle: edgemed profile",)
 
 
 def current_profile_path() -> Path:

@@ -12,7 +12,7 @@ from edgemed.core.errors import UsageError
 from edgemed.core.progress import SilentProgress
 from edgemed.core.records import Figure, NotAvailable
 from edgemed.core.units import GIB, MIB
-from edgemed.hardware import disk, engine_devices, power
+from edgemed.hardware import disk, engine_devices, power, profile
 from edgemed.hardware.cpu import cpu_quota, read_cpu
 from edgemed.hardware.disk import measure_read, memory_backed, read_disk
 from edgemed.hardware.engine_devices import ask_engine, parse_answer
@@ -238,10 +238,10 @@ def test_this_machine_is_measured_and_kept_without_loading_the_engine(
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     monkeypatch.setenv("EDGEMED_HOME", str(tmp_path))
-    profile = load_profile(current_profile_path())
-    assert profile.quick
-    assert isinstance(profile.memory.free, Figure)
-    assert load_profile(save_profile(profile, tmp_path / "copy.json")) == profile
+    kept = load_profile(current_profile_path())
+    assert kept.quick
+    assert isinstance(kept.memory.free, Figure)
+    assert load_profile(save_profile(kept, tmp_path / "copy.json")) == kept
 
 
 def test_the_identity_of_a_machine_ignores_what_changes_by_the_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,3 +250,10 @@ def test_the_identity_of_a_machine_ignores_what_changes_by_the_minute(monkeypatc
     assert machine(free_ram=GIB).hardware_id() == machine(free_ram=2 * GIB).hardware_id()
     assert machine(usable=2).hardware_id() != machine(usable=4).hardware_id()
     assert isinstance(machine(), HardwareProfile)
+
+
+@pytest.mark.parametrize(("load", "warned"), [(0.3, False), (1.0, False), (3.0, True)])
+def test_figures_of_a_busy_machine_carry_a_warning(load: float, warned: bool) -> None:
+    figure = Figure(value=load, unit="processes", basis="measured")
+    assert bool(profile._load_warnings(figure, 2)) == warned
+    assert profile._load_warnings(NotAvailable(reason="x"), 2) == ()
