@@ -121,7 +121,7 @@ def test_a_hopeless_machine_learns_how_large_a_model_may_be(model: Path) -> None
 
 
 @pytest.mark.usefixtures("by_formula")
-@given(free_vram=st.integers(0, 512 * MIB))
+@given(free_vram=st.integers(0, 190).map(lambda share: (120 + share) * MIB))
 def test_as_many_layers_go_to_the_gpu_as_fit(model: Path, free_vram: int) -> None:
     plan = make_plan(model, machine(free_vram=free_vram))
     layers = plan.engine_config.n_gpu_layers
