@@ -50,7 +50,7 @@ def infeasible(
         f"{model_path.name} with {asked} needs {format_bytes(needed)} ({needed:,} bytes) of main memory; this machine "
         f"offers {format_bytes(offered)}: {needed - offered:,} bytes too little."
     )
-    ways = [*_smaller_requests(spec, wish, offered), *_smaller_types(spec, model_path, wish, estimates[-1], offered)]
+    ways = [*_smaller_requests(spec, wish, offered), *_smaller_types(spec, wish, estimates[-1], offered)]
     if not ways:
         rest = offered - (needed - formula_sizes(spec, wish.config).weights)
         ways = [f"a smaller model: its weights may take {format_bytes(max(0, rest))} at most; or close other programs"]
@@ -73,9 +73,7 @@ def _smaller_requests(spec: ModelSpec, wish: Estimate, offered: int) -> list[str
     return []
 
 
-def _smaller_types(
-    spec: ModelSpec, model_path: Path, wish: Estimate, least: Estimate, offered: int
-) -> list[str]:
+def _smaller_types(spec: ModelSpec, wish: Estimate, least: Estimate, offered: int) -> list[str]:
     """The largest type that would fit with the same wish, else with the least configuration looked at."""
     weights = formula_sizes(spec, wish.config).weights
     for estimate in (wish, least):
@@ -85,6 +83,6 @@ def _smaller_types(
             if size < weights and size + rest <= offered:
                 config = estimate.config
                 with_it = f" with {config.n_slots} x {config.context_length} tokens" if estimate is least else ""
-                how = f": edgemed export {model_path.name} --recipe {name}" if name in _EXPORTED_NOW else ""
+                how = f": edgemed export CHECKPOINT --target gguf --recipe {name}" if name in _EXPORTED_NOW else ""
                 return [f"weights as {name}, about {format_bytes(size + rest)} in all{with_it}{how}"]
     return []
