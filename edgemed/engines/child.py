@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from edgemed.engines.base import EngineConfig
 
+_log = logging.getLogger(__name__)
 _LONGEST_LINE = 32 * 1024 * 1024
 """Bytes; a child that writes more without a newline has lost its mind."""
 _BODY = "import sys; sys.path[:] = {path!r}; from edgemed.engines.worker import main; main()"
@@ -33,8 +35,14 @@ class ChildProcess:
         # -P keeps the current folder, perhaps a stranger's stick, out of the module path.
         body = _BODY.format(path=[entry for entry in sys.path if entry])
         command = [sys.executable, "-P", "-c", body, config.model_dump_json(), str(os.getpid())]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is the parent's to handle
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._words: deque[str] = deque(maxlen=5)
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
@@ -53,6 +61,10 @@ class ChildProcess:
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    def in_its_thread(self) -> bool:
+        """True in one of this child's own threads, as inside `on_rows`."""
+        return threading.current_thread() in self._threads
 
     def send(self, line: bytes) -> None:
         """Queue a line for the child; never waits, lines to a dead child are dropped."""
@@ -99,15 +111,15 @@ class ChildProcess:
                 stdin.flush()
 
     def _read(self, stdout: IO[bytes], on_rows: Callable[[list[Any]], None], on_end: Callable[[], None]) -> None:
-        with stdout:
-            while (line := stdout.readline(_LONGEST_LINE)).endswith(b"\n"):
-                try:
-                    rows = json.loads(line)
-                except ValueError:
-                    break
-                on_rows(rows)
-        self.kill()  # no more can be understood from it, if it lives at all
-        on_end()
+        try:
+            with stdout:
+                while (line := stdout.readline(_LONGEST_LINE)).endswith(b"\n"):
+                    on_rows(json.loads(line))
+        except Exception as error:  # what it says makes no sense: it is ended like one that says nothing
+            _log.error("The engine's process wrote a line that cannot be read: %s.", type(error).__name__)
+        finally:
+            self.kill()
+            on_end()
 
     def _listen(self, stderr: IO[bytes]) -> None:
         with stderr:

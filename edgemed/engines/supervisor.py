@@ -68,6 +68,7 @@ class _Request:
     submitted: float
     sent: bool = False
     begun: bool = False
+    cancelled: bool = False
 
 
 class EngineProcess:
@@ -166,6 +167,7 @@ class EngineProcess:
             entry = self._requests.get(request_id)
             if entry is None:
                 return
+            entry.cancelled = True
             if entry.sent and self._child is not None:
                 self._child.send(wire.encode_line([wire.CANCEL, request_id]))
             else:
@@ -198,7 +200,8 @@ class EngineProcess:
             if not child.wait(self._limits.close_s):
                 child.kill()
                 child.wait(self._limits.close_s)
-        if self._watcher.is_alive() and self._watcher is not threading.current_thread():
+        inside = threading.current_thread() is self._watcher or (child is not None and child.in_its_thread())
+        if self._watcher.is_alive() and not inside:  # inside an event the lock is held, and the watch needs it to end
             self._watcher.join(self._limits.close_s)
 
     # What callers' threads do with the lock held.
@@ -402,7 +405,9 @@ class EngineProcess:
     def _end_begun(self, message: str) -> None:
         for entry in list(self._requests.values()):
             entry.sent = False
-            if entry.begun:
+            if entry.cancelled:
+                self._end_unsent(entry, "cancelled")
+            elif entry.begun:
                 del self._requests[entry.request.id]
                 self._deliver(entry, ErrorEvent(message, retryable=True))
 

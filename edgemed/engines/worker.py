@@ -31,7 +31,7 @@ _MOST_REFUSED_STEPS = 3
 """Refused steps in a row after which the process gives up; the supervisor starts a new one."""
 _READER_STACK_BYTES = 64 * MIB
 """For llama.cpp's std::regex; see its adapter."""
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 """prctl(2)."""
 
 
@@ -148,8 +148,9 @@ def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _harden(parent: int) -> None:
-    """No core file with a patient's words, no Ctrl-C meant for the parent, no life without the parent."""
+    """No core file with a patient's words, no signal meant for the parent, no life without the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager sends it to both; the parent ends us in order
     if os.name == "posix":
         import resource
 
@@ -157,7 +158,9 @@ def _harden(parent: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_DUMPABLE, 0)  # a core dump that is piped to a program ignores the limit above
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os._exit(0)
 

@@ -231,6 +231,51 @@ def test_a_request_made_while_the_worker_is_down_waits_for_the_next(endless_mode
 
 
 @posix
+def test_a_request_cancelled_just_before_the_worker_dies_is_not_tried_again(endless_model: Path) -> None:
+    with opened(endless_model, n_slots=1) as engine:
+        running = begun(engine)
+        waiting = ask(engine, request("waiting"))
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)  # so that the cancellation is not heard
+        engine.cancel("waiting")
+        engine.cancel("long")
+        os.kill(engine.pid, signal.SIGKILL)
+        assert [running.done().reason, waiting.done().reason] == ["cancelled", "cancelled"]
+        assert ask(engine, request("again")).done().reason == "length"
+
+
+@posix
+def test_signals_meant_for_the_parent_do_not_end_the_worker(endless_model: Path) -> None:
+    with opened(endless_model) as engine:
+        running = begun(engine)
+        pid = engine.pid
+        assert pid is not None
+        for sent in (signal.SIGINT, signal.SIGTERM):
+            os.kill(pid, sent)
+        assert os.getpgid(pid) != os.getpgid(0)
+        engine.cancel("long")
+        assert running.done().reason == "cancelled"
+        assert engine.pid == pid
+
+
+def test_a_worker_that_talks_nonsense_is_replaced(endless_model: Path, monkeypatch: Any) -> None:
+    hear, spoil = EngineProcess._hear, threading.Event()
+
+    def spoiled(engine: EngineProcess, rows: list[Any]) -> None:
+        if spoil.is_set():
+            spoil.clear()
+            rows = [["t"]]
+        hear(engine, rows)
+
+    monkeypatch.setattr(EngineProcess, "_hear", spoiled)
+    with opened(endless_model, Limits(first_pause_s=0.01)) as engine:
+        running = begun(engine)
+        spoil.set()
+        assert running.error().retryable
+        assert ask(engine, request("again")).done().reason == "length"
+
+
+@posix
 def test_a_hung_worker_is_killed_and_replaced(endless_model: Path) -> None:
     with opened(endless_model, Limits(step_stall_s=0.6, tick_s=0.1)) as engine:
         running = begun(engine)
@@ -405,8 +450,9 @@ def test_the_worker_writes_no_core_file_and_inherits_no_socket(shared: EnginePro
     folder = Path(f"/proc/{shared.pid}")
     limits = {line[:26].strip(): line[26:].split() for line in (folder / "limits").read_text().splitlines()}
     assert limits["Max core file size"][:2] == ["0", "0"]
-    open_files = [str(entry.readlink()) for entry in (folder / "fd").iterdir()]
-    assert not any("socket" in name for name in open_files)
+    if os.getuid() == 0:  # for others the files of a process that may not be dumped are closed
+        open_files = [str(entry.readlink()) for entry in (folder / "fd").iterdir()]
+        assert not any("socket" in name for name in open_files)
 
 
 def test_the_worker_sets_its_environment_before_the_library_is_loaded(endless_model: Path) -> None:

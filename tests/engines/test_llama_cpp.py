@@ -118,7 +118,7 @@ def whole(text):
     ids = (engine._api.llama_token * 200)()
     return list(ids[:engine._api.llama_tokenize(engine._vocab, data, len(data), ids, 200, False, True)])
 template = ["<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n"]
-words = ["the dose of a drug", " \\n the  dose ", "5 mg/kg \\U0001f600", "", "\\n"]
+words = ["the dose of a drug", "a\\0b", " \\n the  dose ", "5 mg/kg \\U0001f600", "", "\\n"]
 head, tail = (PromptPart(text, True) for text in template)
 print(json.dumps([
     [engine.tokenize([head, PromptPart(w, False), tail]) for w in words],
