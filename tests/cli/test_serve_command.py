@@ -1,0 +1,244 @@
+"""`edgemed serve` as a process, with the real engine: its words, its exit codes, and that nothing leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+pytest.importorskip("llama_cpp", reason="the engine's binding is not installed")
+pytest.importorskip("gguf", reason="makes the model")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+
+COMMAND = [sys.executable, "-m", "edgemed.cli.app", "serve"]
+
+
+@dataclass
+class Served:
+    """A running `edgemed serve --json` and what it said of itself."""
+
+    process: subprocess.Popen[str]
+    said: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        return str(self.said["url"])
+
+    def chat(self, **fields: Any) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": "What is the dose of zinc?"}], "max_tokens": 8, **fields}
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+
+    def stream(self, **fields: Any) -> Any:
+        body = {"messages": [{"role": "user", "content": "Tell me all"}], "stream": True, **fields}
+        return httpx.stream("POST", f"{self.url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+
+    def end(self) -> tuple[int, str]:
+        """SIGTERM; exit code and what is left of stderr. Fails after 5 seconds."""
+        self.process.send_signal(signal.SIGTERM)
+        _, stderr = self.process.communicate(timeout=5)
+        return self.process.returncode, stderr
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory, so that the machine is measured once for all."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_models import write_tiny_qwen2
+
+    return write_tiny_qwen2(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@contextmanager
+def serving(home: Path, *words: str | Path, before: tuple[str, ...] = ()) -> Iterator[Served]:
+    """A server process, ready; killed with the block if it still lives."""
+    command = [*before, *COMMAND, *map(str, words), "--port", "0", "--json"]
+    environment = {**os.environ, "EDGEMED_HOME": str(home)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=home
+    ) as process:
+        try:
+            assert process.stdout is not None
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if line == "}\n":
+                    break
+            assert lines, process.stderr.read() if process.stderr else ""
+            yield Served(process, json.loads("".join(lines)))
+        finally:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                child.kill()
+            process.kill()
+
+
+def after_first_word(response: httpx.Response) -> Iterator[str]:
+    """The lines of a stream that follow its first text."""
+    lines = response.iter_lines()
+    for line in lines:
+        if re.search(r'"content": "[^"]', line):
+            break
+    return lines
+
+
+def refused(home: Path, *words: str | Path) -> tuple[int, str]:
+    """Exit code and stderr of a start that must fail."""
+    environment = {**os.environ, "EDGEMED_HOME": str(home)}
+    done = subprocess.run(
+        [*COMMAND, *map(str, words)], capture_output=True, text=True, env=environment, cwd=home, timeout=60
+    )
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_real_model_answers_over_http_and_the_process_ends_in_mid_stream(home: Path, model: Path) -> None:
+    with serving(home, model, "--offline") as served:
+        assert served.said["model"] == "tiny"
+        assert served.said["offline"] is True
+        answer = served.chat().json()
+        assert answer["usage"]["completion_tokens"] == 8
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert served.chat().json()["choices"][0]["message"] == answer["choices"][0]["message"]
+        long = served.chat(messages=[{"role": "user", "content": "x " * 60_000}])
+        assert long.json()["error"]["code"] == "context_length_exceeded"
+        with served.stream(max_tokens=3000) as response:
+            lines = after_first_word(response)
+            began = time.monotonic()
+            code, stderr = served.end()
+            last = [line for line in lines if line.startswith("data: ")][-2:]
+        assert time.monotonic() - began < 5
+        assert last[1] == "data: [DONE]"
+        assert "shutting_down" in last[0]
+        assert code == 0
+        assert f"Ready: open {served.url} in a browser" in stderr
+
+
+def test_killed_worker_fails_what_runs_and_the_next_request_succeeds(home: Path, model: Path) -> None:
+    with serving(home, model) as served:
+        (worker,) = psutil.Process(served.process.pid).children()
+        with served.stream(max_tokens=3000) as response:
+            lines = after_first_word(response)
+            worker.kill()
+            last = [line for line in lines if line.startswith("data: ")][-2:]
+        assert json.loads(last[0][6:])["error"]["code"] == "engine_lost"
+        assert last[1] == "data: [DONE]"
+        assert served.chat().status_code == 200
+        health = httpx.get(f"{served.url}/health", trust_env=False).json()
+        assert (health["status"], health["worker_restarts"]) == ("ok", 1)
+        assert served.end()[0] == 0
+
+
+def test_no_process_is_left_behind(home: Path, model: Path) -> None:
+    with serving(home, model) as served:
+        (worker,) = psutil.Process(served.process.pid).children()
+        served.process.kill()  # no chance to say goodbye
+        served.process.wait(5)
+        worker.wait(5)
+
+
+def test_port_in_use_is_said_before_the_model_is_loaded(home: Path, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, stderr = refused(home, model, "--port", str(port))
+    assert code == 2
+    assert f"Port {port}" in stderr
+    assert "--port" in stderr.partition("Next:")[2]
+    assert "Loading" not in stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::"])
+def test_address_of_the_network_is_refused(home: Path, model: Path, host: str) -> None:
+    code, stderr = refused(home, model, "--host", host)
+    assert code == 2
+    assert "access tokens" in stderr
+
+
+def test_unknown_and_damaged_models_have_their_exit_codes(home: Path, tmp_path: Path) -> None:
+    assert refused(home, "no-such-model", "--port", "0")[0] == 2
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 64)
+    assert refused(home, damaged, "--port", "0")[0] == 5
+
+
+def test_saved_plan_is_used_and_refused_for_a_changed_file(home: Path, model: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "edgemed.cli.app", "plan", str(model), "--slots", "2", "--save", str(plan)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "EDGEMED_HOME": str(home)})
+    with serving(home, "--plan", plan) as served:
+        assert served.said["n_slots"] == 2
+        assert served.end()[0] == 0
+    other = tmp_path / "other.gguf"
+    shutil.copy(model, other)
+    with other.open("ab") as file:
+        file.write(b"\0" * 32)
+    code, stderr = refused(home, other, "--plan", plan, "--port", "0")
+    assert code == 2
+    assert "another file" in stderr
+    assert refused(home, model, "--plan", plan, "--slots", "3", "--port", "0")[0] == 2
+
+
+# Everything by which a process can reach another: what strace writes of it is searched for addresses.
+CALLS = "trace=connect,sendto,sendmsg,sendmmsg"
+FOREIGN = re.compile(r'sa_family=AF_INET6?.*?(?:inet_addr\("(?P<v4>[^"]+)"\)|inet_pton\(AF_INET6, "(?P<v6>[^"]+)")')
+
+
+def _strace_works() -> bool:
+    if shutil.which("strace") is None:
+        return False
+    return subprocess.run(["strace", "-f", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not _strace_works(), reason="strace is not installed, or this machine refuses tracing")
+def test_offline_server_never_tries_to_reach_another_machine(tmp_path: Path, model: Path) -> None:
+    """From the first start on an unmeasured machine to the end, parent and worker, with requests in between."""
+    trace = tmp_path / "trace"
+    before = ("strace", "-f", "-qq", "-e", CALLS, "-e", "signal=none", "-o", str(trace))
+    with serving(tmp_path, model, "--offline", before=before) as served:
+        assert served.chat().status_code == 200
+        with served.stream(max_tokens=5) as response:
+            assert response.read().endswith(b"data: [DONE]\n\n")
+        os.kill(served.said["pid"], signal.SIGTERM)
+        served.process.communicate(timeout=20)
+    written = trace.read_text(errors="replace")
+    assert "sendto(" in written  # it did look: the answers themselves were seen
+    attempts = [match.group("v4") or match.group("v6") for match in FOREIGN.finditer(written)]
+    assert [address for address in attempts if not address.startswith("127.") and address != "::1"] == []
+
+
+def _namespaces_work() -> bool:
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return False
+    return subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not _namespaces_work(), reason="network namespaces are refused here, or `ip` is not installed")
+def test_server_works_where_there_is_no_network_at_all(home: Path, model: Path) -> None:
+    ask = (
+        "import sys, httpx; r = httpx.post(sys.argv[1] + '/v1/chat/completions', trust_env=False, timeout=60, "
+        "json={'messages': [{'role': 'user', 'content': 'Dose?'}], 'max_tokens': 4}); print(r.status_code)"
+    )
+    inside = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+    with serving(home, model, "--offline", before=inside) as served:
+        enter = ["nsenter", "--net", "--target", str(served.said["pid"]), sys.executable, "-c", ask, served.url]
+        done = subprocess.run(enter, capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == "200", done.stderr
+        assert served.end()[0] == 0
