@@ -36,6 +36,19 @@ logger = logging.getLogger(__name__)
 SAMPLE_STRIDE = 11
 """Every 11th held-out question is asked at the end; `benchmarks/bench_demo.py` asks them all, through the engine."""
 
+MODEL_CARD = """---
+license: apache-2.0
+language: en
+pipeline_tag: text-generation
+model_name: edgemed demonstration
+---
+# edgemed demonstration model
+
+Trained from nothing on questions and answers generated from edgemed's table of facts (`edgemed/demo/facts`), by
+`python -m edgemed.demo.train`. It shows how edgemed works. It knows a few hundred facts, can be wrong about them,
+and is **not for care**.
+"""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -276,6 +289,7 @@ def save(model: Any, tokenizer: Any, settings: TrainingSettings, output: Path) -
         "chat_template": CHAT_TEMPLATE,
     }
     write_text(output / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2, ensure_ascii=False) + "\n")
+    write_text(output / "README.md", MODEL_CARD)
     record = {"templates_digest": templates_digest(), "facts_digest": fact_table().digest(), **asdict(settings)}
     write_text(output / "training.json", json.dumps(record, indent=2) + "\n")
 
