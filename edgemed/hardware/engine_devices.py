@@ -19,9 +19,9 @@ from typing import Any
 
 from edgemed.core.records import MaybeFigure, NotAvailable
 from edgemed.core.settings import ENGINE_ENVIRONMENT, set_environment
+from edgemed.hardware.binding import ENGINE_PACKAGE, installed_backends
 from edgemed.hardware.record import DeviceKind, EngineDevice, EngineProfile, MaybeEngine, bytes_figure
 
-ENGINE_PACKAGE = "llama-cpp-python"
 _KINDS: tuple[DeviceKind, ...] = ("cpu", "gpu", "integrated-gpu", "accelerator")
 """enum ggml_backend_dev_type, ggml-backend.h."""
 _TIMEOUT_S = 60.0
@@ -34,6 +34,13 @@ def engine_version() -> str | None:
         return importlib.metadata.version(ENGINE_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def engine_name() -> str:
+    """Name, version and backends of the installed engine, without loading it; "" when none is installed."""
+    version = engine_version()
+    backends = ", ".join(installed_backends(engine_folder()))
+    return f"llama.cpp ({ENGINE_PACKAGE} {version}; {backends})" if version else ""
 
 
 def ask_engine() -> MaybeEngine:
@@ -90,7 +97,7 @@ def main() -> None:
 
     native.llama_backend_init()
     content = {
-        "name": f"llama.cpp ({ENGINE_PACKAGE} {llama_cpp.__version__})",
+        "name": engine_name(),
         "features": (native.llama_print_system_info() or b"").decode(errors="replace").strip(),
         "devices": _native_devices(Path(llama_cpp.__file__).parent / "lib"),
     }

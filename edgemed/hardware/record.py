@@ -88,7 +88,7 @@ class EngineProfile(Record):
 
     available: Literal[True] = True
     name: str
-    """Name and version, such as "llama.cpp (llama-cpp-python 0.3.36)"."""
+    """Name, version and backends, such as "llama.cpp (llama-cpp-python 0.3.36; cpu, cuda)"."""
     devices: tuple[EngineDevice, ...]
     features: str = ""
     """The engine's own line about what it was compiled with."""

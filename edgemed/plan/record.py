@@ -85,7 +85,7 @@ class Plan(Record):
     recipe: str
     """How the weights are stored, by bytes: "q8_0 97 %, f32 3 %"."""
     engine: str
-    """Name and version, such as "llama.cpp (llama-cpp-python 0.3.36)"."""
+    """Name, version and backends, such as "llama.cpp (llama-cpp-python 0.3.36; cpu, cuda)"."""
     engine_config: EngineConfig
     placements: tuple[Placement, ...]
     memory: tuple[MemoryNeed, ...]

@@ -14,7 +14,7 @@ from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import Figure
 from edgemed.core.settings import data_dir
 from edgemed.hardware.cpu import read_cpu
-from edgemed.hardware.engine_devices import engine_version
+from edgemed.hardware.engine_devices import ask_engine, engine_name
 from edgemed.hardware.gpu import read_gpus
 from edgemed.hardware.memory import read_ram
 from edgemed.hardware.profile import (
@@ -24,7 +24,7 @@ from edgemed.hardware.profile import (
     measure_profile,
     save_profile,
 )
-from edgemed.hardware.record import HardwareProfile, hardware_id
+from edgemed.hardware.record import EngineProfile, HardwareProfile, hardware_id, value_of
 from edgemed.plan.make import PlanRequest, make_plan
 from edgemed.plan.record import RAM, Plan
 
@@ -95,11 +95,22 @@ def still_holds(plan: Plan, model_path: Path) -> bool:
     except OSError:
         return False
     same_file = (stat.st_size, stat.st_mtime_ns) == (plan.model.n_bytes, plan.model.modified_ns)
-    same_engine = (engine_version() or "none") in plan.engine
-    if not same_file or not same_engine or plan.reduced or plan.hardware_id != hardware_now():
+    same_machine = plan.engine == engine_name() and plan.hardware_id == hardware_now()
+    if not same_file or not same_machine or plan.reduced:
         return False
     _, free = read_ram()
-    return not isinstance(free, Figure) or plan.needed_bytes(RAM) <= free.value
+    if isinstance(free, Figure) and plan.needed_bytes(RAM) > free.value:
+        return False
+    return plan.engine_config.n_gpu_layers == 0 or _gpus_have_room(plan)
+
+
+def _gpus_have_room(plan: Plan) -> bool:
+    """Whether every GPU still has what the plan takes; only the engine itself knows. Takes a second or two."""
+    engine = ask_engine()
+    devices = engine.devices if isinstance(engine, EngineProfile) else ()
+    free = {device.name: value_of(device.memory_free) or 0 for device in devices}
+    places = [budget.place for budget in plan.budgets if budget.place != RAM]
+    return all(plan.needed_bytes(place) <= free.get(place, 0) for place in places)
 
 
 def _keep(progress: Progress, save: Callable[[], object]) -> None:
@@ -118,15 +129,11 @@ def hardware_now() -> str:
 
 
 def current_profile(progress: Progress) -> HardwareProfile:
-    """The saved profile with today's free memory, while it is of this machine; else a new quick one, saved.
-
-    With a GPU it is always measured anew: only the engine itself knows what is free there.
-    """
+    """The saved profile with today's free memory, while it is of this machine; else a new quick one, saved."""
     path = current_profile_path()
     try:
         profile = load_profile(path)
-        usable = profile.hardware_id() == hardware_now() and not profile.gpus
-        usable = usable and (engine_version() or "none") in profile.engine_name()
+        usable = profile.hardware_id() == hardware_now() and profile.engine_name() == engine_name()
     except UsageError:
         usable = False
     if not usable:
@@ -134,4 +141,7 @@ def current_profile(progress: Progress) -> HardwareProfile:
         _keep(progress, lambda: save_profile(profile))
         return profile
     _, free = read_ram()
-    return profile.model_copy(update={"memory": profile.memory.model_copy(update={"free": free})})
+    now: dict[str, object] = {"memory": profile.memory.model_copy(update={"free": free})}
+    if any(device.kind == "gpu" for device in profile.engine_devices()):
+        now["engine"] = ask_engine()
+    return profile.model_copy(update=now)

@@ -11,6 +11,7 @@ from tiny_models import write_tiny_qwen2
 from edgemed.core.errors import UsageError
 from edgemed.core.progress import SilentProgress
 from edgemed.core.records import NotAvailable
+from edgemed.core.units import GIB, MIB
 from edgemed.hardware.profile import current_profile_path, load_profile, save_profile
 from edgemed.hardware.record import bytes_figure
 from edgemed.plan import store
@@ -38,6 +39,7 @@ def model(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGEMED_HOME", str(tmp_path / "home"))
     here = machine()
     monkeypatch.setattr(store, "hardware_now", here.hardware_id)
+    monkeypatch.setattr(store, "engine_name", here.engine_name)
     save_profile(here)
     return Path(shutil.copy2(file, tmp_path / "tiny.gguf"))
 
@@ -71,7 +73,7 @@ def test_another_machine_is_planned_anew(model: Path, monkeypatch: pytest.Monkey
 
 def test_another_engine_is_planned_anew(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_for(model)
-    monkeypatch.setattr(store, "engine_version", lambda: "0.3.99")
+    monkeypatch.setattr(store, "engine_name", lambda: "llama.cpp (llama-cpp-python 0.3.36; cpu, cuda)")
     assert not still_holds(plan, model)
 
 
@@ -80,6 +82,19 @@ def test_a_plan_that_no_longer_fits_the_free_memory_is_made_anew(model: Path, mo
     little = bytes_figure(plan.needed_bytes() - 1)
     monkeypatch.setattr(store, "read_ram", lambda: (little, little))
     assert not still_holds(plan, model)
+
+
+@pytest.mark.parametrize(("free_vram", "holds"), [(8 * GIB, True), (MIB, False), (None, False)])
+def test_a_plan_on_a_gpu_asks_what_is_free_there(
+    model: Path, monkeypatch: pytest.MonkeyPatch, free_vram: int | None, holds: bool
+) -> None:
+    with_gpu = machine(free_vram=8 * GIB)
+    monkeypatch.setattr(store, "ask_engine", lambda: with_gpu.engine)
+    save_profile(with_gpu)
+    plan = plan_for(model)
+    assert plan.engine_config.n_gpu_layers > 0
+    monkeypatch.setattr(store, "ask_engine", lambda: machine(free_vram=free_vram).engine)
+    assert still_holds(plan, model) == holds
 
 
 def test_a_reduced_plan_is_tried_again(model: Path) -> None:
