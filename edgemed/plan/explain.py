@@ -52,8 +52,10 @@ def infeasible(
     )
     ways = [*_smaller_requests(spec, wish, offered), *_smaller_types(spec, wish, estimates[-1], offered)]
     if not ways:
-        rest = offered - (needed - formula_sizes(spec, wish.config).weights)
-        ways = [f"a smaller model: its weights may take {format_bytes(max(0, rest))} at most; or close other programs"]
+        least = estimates[-1]
+        rest = max(0, offered - (least.bytes_in(RAM) - formula_sizes(spec, least.config).weights))
+        with_it = f"with {least.config.n_slots} x {least.config.context_length} tokens"
+        ways = [f"a smaller model: {with_it} its weights may take {format_bytes(rest)}; or close other programs"]
     return PlanInfeasible(what, next_step="; or ".join(ways))
 
 

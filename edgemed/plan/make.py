@@ -99,15 +99,27 @@ def _choose(case: _Case) -> tuple[list[Estimate], int | None]:
     wishes = _wishes(case)
     estimates = estimate_memory(case.spec, wishes, case.gpu)
     fitting = next((index for index, found in enumerate(estimates) if fits(found, case.offers)), None)
-    if not case.gpu:
-        return estimates, fitting
-    # Without a fit in main memory, the least of the wishes has the best chance on the GPU.
-    on_gpu = _most_layers(case, wishes[-1 if fitting is None else fitting])
+    on_gpu = _on_gpu(case, wishes, fitting) if case.gpu else None
     if on_gpu is None or on_gpu.config.n_gpu_layers == 0:
         return estimates, fitting
-    place = len(estimates) if fitting is None else fitting
-    estimates.insert(place, on_gpu)
-    return estimates, place
+    return [on_gpu, *estimates], 0
+
+
+def _on_gpu(case: _Case, wishes: Sequence[EngineConfig], fitting: int | None) -> Estimate | None:
+    """The best use of the GPUs: the whole model with the full context, else as many layers as fit.
+
+    A model that lies on the GPU entirely is worth more than more slots: what stays behind sets the pace.
+    """
+    full_context = [config for config in wishes if config.context_length == wishes[0].context_length]
+    whole = [config.model_copy(update={"n_gpu_layers": case.spec.n_layers + 1}) for config in full_context]
+    for estimate in estimate_memory(case.spec, whole, case.gpu):
+        if fits(estimate, case.offers):
+            return estimate
+    # Then the first wish; then the one that main memory alone can hold, or the least, which has the best chance.
+    for index in dict.fromkeys((0, len(wishes) - 1 if fitting is None else fitting)):
+        if found := _most_layers(case, wishes[index]):
+            return found
+    return None
 
 
 def read_spec(model_path: Path) -> ModelSpec:
@@ -216,12 +228,10 @@ def _most_layers(case: _Case, config: EngineConfig) -> Estimate | None:
 
     More layers always take more of the GPU, so halving finds it: at most 7 looks for 80 layers.
     """
-    whole = case.spec.n_layers + 1  # llama.cpp counts the head as one more layer
-    low, high = 0, whole
+    low, high = 0, case.spec.n_layers + 1  # llama.cpp counts the head as one more layer
     best: Estimate | None = None
     while low <= high:
-        # The whole model first: on a card that holds it there is nothing to search.
-        count = high if high == whole else (low + high) // 2
+        count = (low + high) // 2
         found = estimate_memory(case.spec, [config.model_copy(update={"n_gpu_layers": count})], case.gpu)[0]
         gpus = (offer for place, offer in case.offers.items() if place != RAM)
         if all(found.bytes_in(offer.place) <= offer.limit_bytes for offer in gpus):

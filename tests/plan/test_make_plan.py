@@ -116,7 +116,7 @@ def test_a_smaller_type_is_offered_when_the_weights_are_too_large(model: Path) -
 
 
 def test_a_hopeless_machine_learns_how_large_a_model_may_be(model: Path) -> None:
-    with pytest.raises(PlanInfeasible, match="a smaller model: its weights may take"):
+    with pytest.raises(PlanInfeasible, match="a smaller model: with 1 x 512 tokens its weights may take"):
         make_plan(model, machine(), PlanRequest(max_ram_bytes=MIB))
 
 
@@ -124,15 +124,31 @@ def test_a_hopeless_machine_learns_how_large_a_model_may_be(model: Path) -> None
 @given(free_vram=st.integers(0, 190).map(lambda share: (120 + share) * MIB))
 def test_as_many_layers_go_to_the_gpu_as_fit(model: Path, free_vram: int) -> None:
     plan = make_plan(model, machine(free_vram=free_vram))
-    layers = plan.engine_config.n_gpu_layers
+    config, layers = plan.engine_config, plan.engine_config.n_gpu_layers
     on_gpu = {budget.place: budget for budget in plan.budgets}["CUDA0"]
     assert on_gpu.needed_bytes <= on_gpu.limit_bytes
     spec = spec_from_gguf(check_gguf(model))
     assert 0 <= layers <= spec.n_layers + 1
     if layers <= spec.n_layers:
-        more = plan.engine_config.model_copy(update={"n_gpu_layers": layers + 1})
+        assert (config.n_slots, config.kv_type) == (4, "f16")
+        more = config.model_copy(update={"n_gpu_layers": layers + 1})
         assert memory.estimate_memory(spec, [more], "CUDA0")[0].bytes_in("CUDA0") > on_gpu.limit_bytes
     assert sum(p.last_layer - p.first_layer + 1 for p in plan.placements) == spec.n_layers
+
+
+@pytest.mark.usefixtures("by_formula")
+def test_the_whole_model_on_the_gpu_is_worth_more_than_slots(model: Path) -> None:
+    spec = spec_from_gguf(check_gguf(model))
+    two = make_plan(model, machine(free_vram=8 * GIB), PlanRequest(n_slots=2)).needed_bytes("CUDA0")
+    config = make_plan(model, machine(free_vram=two + 128 * MIB)).engine_config
+    assert (config.n_slots, config.n_gpu_layers) == (2, spec.n_layers + 1)
+
+
+@pytest.mark.usefixtures("by_formula")
+def test_a_gpu_holds_what_main_memory_could_not(model: Path) -> None:
+    little = make_plan(model, machine(), PlanRequest(n_slots=1)).needed_bytes() + 256 * MIB
+    config = make_plan(model, machine(free_ram=little, total_ram=GIB, free_vram=8 * GIB)).engine_config
+    assert config.n_slots == 4
 
 
 @pytest.mark.usefixtures("by_formula")
