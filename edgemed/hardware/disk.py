@@ -21,7 +21,7 @@ from edgemed.core.records import Figure, MaybeFigure, NotAvailable
 from edgemed.core.units import MIB, format_bytes
 from edgemed.hardware.record import DiskProfile, bytes_figure
 
-_BLOCK = 4 * MIB
+_BLOCK = 1 * MIB
 _F_NOCACHE = 48
 """fcntl command of macOS, <sys/fcntl.h>."""
 _PIECES = 8
@@ -35,12 +35,15 @@ def read_disk(folder: Path, progress: Progress, *, quick: bool) -> DiskProfile:
         free: MaybeFigure = bytes_figure(shutil.disk_usage(folder).free)
     except OSError as error:
         return DiskProfile(free=_why(error), read_speed=_why(error))
-    n_bytes = (64 if quick else 512) * MIB
-    return DiskProfile(free=free, read_speed=measure_read(folder, n_bytes, progress))
+    n_bytes, seconds = (64 * MIB, 4.0) if quick else (512 * MIB, 30.0)
+    return DiskProfile(free=free, read_speed=measure_read(folder, n_bytes, progress, seconds))
 
 
-def measure_read(folder: Path, n_bytes: int, progress: Progress) -> MaybeFigure:
-    """Bytes per second of a sequential read of `n_bytes` from the disk of `folder`, or why there is no figure."""
+def measure_read(folder: Path, n_bytes: int, progress: Progress, seconds: float = 4.0) -> MaybeFigure:
+    """Bytes per second of a sequential read of `n_bytes` from the disk of `folder`, or why there is no figure.
+
+    A slow stick is given `seconds` to write the scratch file; what it wrote by then is read.
+    """
     if kind := memory_backed(folder):
         return NotAvailable(reason=f"{folder} is kept in memory ({kind}), not on a disk")
     if shutil.disk_usage(folder).free < 4 * n_bytes:
@@ -48,7 +51,7 @@ def measure_read(folder: Path, n_bytes: int, progress: Progress) -> MaybeFigure:
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as scratch:
             with progress.task("Measuring the disk", 2 * n_bytes, "B") as task:
-                _fill(scratch, n_bytes)
+                n_bytes = _fill(scratch, n_bytes, seconds)
                 task.advance(n_bytes)
                 how = _leave_cache(scratch)
                 speeds = _timed_reads(scratch, n_bytes)
@@ -71,11 +74,20 @@ class _CacheStays(Exception):
     """The page cache cannot be left on this system: a figure would be the memory's, not the disk's."""
 
 
-def _fill(scratch: IO[bytes], n_bytes: int) -> None:
-    """Random bytes, because a file system that compresses would read repeated ones too fast."""
-    for _ in range(n_bytes // _BLOCK):
-        scratch.write(os.urandom(_BLOCK))
-    os.fsync(scratch.fileno())
+def _fill(scratch: IO[bytes], n_bytes: int, seconds: float) -> int:
+    """Write random bytes for at most about `seconds`; how many there are, a whole number of blocks per piece.
+
+    Random, because a file system that compresses would read repeated ones too fast; synced block by block,
+    because a stick that takes them into the cache at once would then hang for minutes.
+    """
+    start, group = time.monotonic(), _BLOCK * _PIECES
+    written = 0
+    while written < n_bytes and (written < group or time.monotonic() - start < seconds):
+        for _ in range(_PIECES):
+            scratch.write(os.urandom(_BLOCK))
+            os.fsync(scratch.fileno())
+        written += group
+    return written
 
 
 def _leave_cache(scratch: IO[bytes]) -> str:

@@ -127,6 +127,13 @@ def test_the_disk_is_read_past_the_cache_and_left_clean(on_disk: Path) -> None:
     assert sorted(on_disk.iterdir()) == before
 
 
+@linux_only
+def test_a_slow_stick_is_not_written_to_for_minutes(on_disk: Path) -> None:
+    figure = measure_read(on_disk, 64 * MIB, SilentProgress(), seconds=0)
+    assert isinstance(figure, Figure), figure
+    assert figure.note.startswith("8 MiB read")
+
+
 def test_a_folder_in_memory_is_no_disk(tmp_path: Path) -> None:
     mounts = write(tmp_path, "mounts", f"/dev/sda / ext4 rw 0 0\ntmpfs {tmp_path} tmpfs rw 0 0\n")
     assert memory_backed(tmp_path / "deep", mounts) == "tmpfs"
