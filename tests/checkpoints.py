@@ -55,7 +55,22 @@ def write_sentencepiece_tokenizer(folder: Path, *, prefix: str = "always", **set
     Its merges are closed as SentencePiece's are: every way to make a piece from two is a merge.
     """
     special, letters = ["<unk>", "<s>", "</s>"], sorted({"\u2581", *"".join(CORPUS).replace(" ", "")})
-    pieces = ["\u2581t", "he", "\u2581the", "in", "re", "\u2581d", "ose", "\u2581dose", "ev", "er", "ever", "mg", "os", "se"]
+    pieces = [
+        "\u2581t",
+        "he",
+        "\u2581the",
+        "in",
+        "re",
+        "\u2581d",
+        "ose",
+        "\u2581dose",
+        "ev",
+        "er",
+        "ever",
+        "mg",
+        "os",
+        "se",
+    ]
     vocabulary = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces, *letters]
     known = {*pieces, *letters}
     merges = [

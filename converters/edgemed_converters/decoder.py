@@ -47,8 +47,8 @@ class Decoder:
     def plan(self, checkpoint: Checkpoint) -> ConversionPlan:
         """Every tensor and every key of the GGUF, but the tokenizer's.
 
-        Raises ModelRefused when the configuration asks for something unknown, or when a tensor is missing, of another shape
-        than the configuration says, or left over; all of them are named.
+        Raises ModelRefused when the configuration asks for something unknown, or when a tensor is missing, left over,
+        or of another shape than the configuration says; all of them are named.
         """
         self.check()
         rope = self.read_rope()
@@ -103,7 +103,8 @@ class Decoder:
             self.notes.append(f"dynamic rotary scaling is not applied: exact up to {self.context_length} tokens")
         if rope.kind == "longrope":
             self.notes.append(
-                f"the engine picks long rotary factors by the context it is opened with: above {rope.original_context} tokens"
+                "the engine picks the long rotary factors by the context it is opened with: "
+                f"above {rope.original_context} tokens"
             )
         return rope
 
@@ -190,7 +191,7 @@ class Decoder:
         return (*_IGNORED, "lm_head.weight") if self.tied else _IGNORED
 
     def require_full_width(self) -> None:
-        """Raise ModelRefused unless heads cover the hidden size, as the engine's kernels of some architectures assume."""
+        """Raise ModelRefused unless heads cover the hidden size, as the engine's graphs of some architectures do."""
         if self.n_heads * self.head_dim != self.hidden_size:
             raise self.config.fault(
                 "head_dim", self.head_dim, f"hidden_size / heads = {self.hidden_size / self.n_heads:g}"

@@ -66,7 +66,8 @@ def interleave_heads(rows: npt.NDArray[Any], n_heads: int) -> npt.NDArray[Any]:
     """Rows of whole heads in the order llama.cpp's rotary kernel of this architecture expects.
 
     Hugging Face keeps the two halves of a head apart: x0 x1 .. | y0 y1 ..; llama.cpp's "normal" rotary mode
-    turns neighbours: x0 y0 x1 y1 .. So row (head, half, i) goes to (head, i, half). Shape stays (n_heads * head_dim, ...).
+    turns neighbours: x0 y0 x1 y1 .. So row (head, half, i) goes to (head, i, half); the shape stays
+    (n_heads * head_dim, ...).
     """
     head_dim = rows.shape[0] // n_heads
     split = rows.reshape(n_heads, 2, head_dim // 2, *rows.shape[1:])

@@ -56,8 +56,8 @@ class Rope:
 def read_rope(config: ModelConfig, layer_type: str = "", default_theta: float = 10_000.0) -> Rope:
     """The rotary parameters of a configuration; `layer_type` picks one of several (Gemma 3).
 
-    Newer files keep everything in `rope_parameters`, per layer type where there are several; older ones have `rope_theta` and
-    `rope_scaling`. Raises ModelRefused for a scaling that is not known.
+    Newer files keep everything in `rope_parameters`, per layer type where there are several; older ones have
+    `rope_theta` and `rope_scaling`. Raises ModelRefused for a scaling that is not known.
     """
     fields = dict(config.table("rope_parameters") or config.table("rope_scaling"))
     if layer_type and isinstance(fields.get(layer_type), dict):

@@ -1,7 +1,8 @@
 """Tokenizer of a checkpoint to the `tokenizer.*` keys of a GGUF: byte-level BPE, and SentencePiece-style BPE.
 
 Reads `tokenizer.json`, the file of the `tokenizers` library, so that the original can be asked for the token ids of
-the same text. Sources: that library's file format; llama.cpp's src/llama-vocab.cpp for what the engine makes of each key.
+the same text. Sources: that library's file format; llama.cpp's src/llama-vocab.cpp for what the engine makes of
+each key.
 """
 
 from __future__ import annotations
@@ -134,9 +135,10 @@ def _sentencepiece(
     # token too. A chat always starts with a special token, so without the engine's space it is exact.
     templated = "tokenizer.chat_template" in special
     adds_space = prefix == "always" or (prefix == "first" and not templated)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if prefix == "first":
-        where = "after special tokens" if adds_space else "at the very start of a text that no special token opens"
+        start = "at the very start of a text that no special token opens"
+        where = "after special tokens and before a text that begins with a space" if adds_space else start
         notes = (f"the engine and the original tokenizer differ by one space {where}",)
     metadata = {
         "tokenizer.ggml.model": text("llama"),

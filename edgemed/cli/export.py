@@ -56,7 +56,9 @@ def rows_of(report: ExportReport) -> list[tuple[str, str]]:
     ]
     if report.fallbacks:
         first = report.fallbacks[0]
-        rows.append(("fallback", f"{len(report.fallbacks)} tensors are {first.got}, not {first.wanted}: {first.reason}"))
+        rows.append(
+            ("fallback", f"{len(report.fallbacks)} tensors are {first.got}, not {first.wanted}: {first.reason}")
+        )
     return rows
 
 
@@ -77,7 +79,7 @@ def _refuse_target(target: str) -> NoReturn:
 
 
 def _default_source() -> Path:
-    """Without MODEL: `[model] path` of edgemed.toml, else the newest finished run. Raises UsageError that names both."""
+    """Without MODEL: `[model] path` of edgemed.toml, else the newest finished run; UsageError names both."""
     if configured := project_settings().model.path:
         return configured
     finished = [path.parent for path in _RUNS.glob("**/config.json")]

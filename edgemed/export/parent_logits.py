@@ -1,8 +1,8 @@
 """Logits of a checkpoint in float32 by transformers, one layer in memory at a time.
 
-The module tree is built on torch's "meta" device, which holds no numbers. Each layer gets its weights from
-the checkpoint's own files just before it runs and loses them after, so a 7B parent needs the memory of one layer (0.9 GiB
-in float32) and of a slice of its head. The embedding is read row by row: only the prompt's tokens.
+The module tree is built on torch's "meta" device, which holds no numbers. Each layer gets its weights from the
+checkpoint's own files just before it runs and loses them after, so a 7B parent needs the memory of one layer
+(0.9 GiB in float32) and of a slice of its head. The embedding is read row by row: only the prompt's tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgemed.core.progress import Progress
+from edgemed.core.settings import ENGINE_ENVIRONMENT, set_environment
 from edgemed.models.checkpoint import Checkpoint, TensorReader
 
 _HEAD_ROWS = 16_384
@@ -29,6 +30,7 @@ def parent_available() -> str:
 
 def parent_logits(checkpoint: Checkpoint, prompt: Sequence[int], progress: Progress) -> npt.NDArray[np.float32]:
     """Float32 logits (n_prompt, vocabulary) of the parent for one prompt of token ids."""
+    set_environment(ENGINE_ENVIRONMENT)  # torch's OpenMP threads spin too, see there
     import torch
 
     model = _skeleton(checkpoint)

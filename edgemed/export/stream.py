@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from edgemed_converters.plan import Change, ConvertedTensor, interleave_heads
 
 from edgemed.core.tensor_types import TensorType
 from edgemed.formats.packing import SAME, Packer, to_float32
 from edgemed.models.checkpoint import TensorReader
 from edgemed.models.safetensors import StoredTensor
-from edgemed_converters.plan import Change, ConvertedTensor, interleave_heads
 
 CHUNK_BYTES = 512 * 1024
 """Bytes of a checkpoint in one piece: read, packed and written while it is still in a core's cache."""
@@ -107,9 +107,7 @@ def _columns(stored: StoredTensor) -> int:
     return columns
 
 
-def _convert(
-    slot: _Slot, rows: npt.NDArray[Any], dtype: str, planned: ConvertedTensor, target: TensorType
-) -> Bytes:
+def _convert(slot: _Slot, rows: npt.NDArray[Any], dtype: str, planned: ConvertedTensor, target: TensorType) -> Bytes:
     if planned.change is Change.INTERLEAVE_HEADS:
         head_dim = planned.shape[0] // planned.n_heads
         rows = interleave_heads(rows, rows.shape[0] // head_dim)

@@ -46,8 +46,8 @@ def verify_logits(
     check = compare_logits(parent, _engine_logits(exported, prompt, n_vocab), limit)
     if not check.max_difference <= check.limit:
         raise ModelRefused(
-            f"The exported file computes something else than its parent: a logit differs by {check.max_difference:.3g} standard "
-            f"deviations (limit {check.limit:g}), top-1 agreement {check.top1_agreement:.0%}.",
+            f"The exported file computes something else than its parent: a logit differs by {check.max_difference:.3g} "
+            f"standard deviations (limit {check.limit:g}), top-1 agreement {check.top1_agreement:.0%}.",
             next_step="report this model; nothing was written",
         )
     return check

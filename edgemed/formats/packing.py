@@ -46,8 +46,8 @@ class Packer:
     def pack(self, weights: Array, source: str, target: TensorType, out: Array, name: str = "tensor") -> None:
         """Pack whole rows, laid end to end, into `out`, uint8 (bytes of the packed rows,).
 
-        `weights` is float32 ("F32"), float16 ("F16"), or the raw bits of bfloat16 as uint16 ("BF16"). Raises ModelRefused
-        for NaN, infinity, and for values too large for the target; `name` is used in that message.
+        `weights` is float32 ("F32"), float16 ("F16"), or the raw bits of bfloat16 as uint16 ("BF16"). Raises
+        ModelRefused for NaN, infinity, and for values too large for the target; `name` is used in that message.
         """
         flat = weights.reshape(-1)
         step = target.row_bytes(PIECE)

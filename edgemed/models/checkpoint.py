@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint folder: configuration and safetensors, opened without torch and without running its code."""
+"""A Hugging Face checkpoint folder: configuration and safetensors, without torch and without running its code."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TensorReader:
     def rows(self, tensor: StoredTensor, start: int, stop: int, out: Array | None = None) -> Array:
         """Rows `start` to `stop` of a tensor (elements, for one dimension) in its stored type.
 
-        bfloat16 comes as its raw 16 bits, uint16. With `out`, a uint8 buffer of at least that size, nothing is allocated.
+        bfloat16 comes as its raw 16 bits, uint16. With `out`, uint8 of at least that size, nothing is allocated.
         Raises ModelRefused when the file ends early or cannot be read.
         """
         import numpy as np
@@ -108,7 +108,7 @@ class TensorReader:
             if file is None:
                 file = self._files[tensor.path] = tensor.path.open("rb", buffering=0)
             file.seek(tensor.offset + skip)
-            view = memoryview(buffer)
+            view = memoryview(buffer.data)
             while view:
                 got = file.readinto(view)  # type: ignore[attr-defined]
                 if not got:
@@ -145,7 +145,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def spec_from_checkpoint(checkpoint: Checkpoint) -> ModelSpec:
-    """The ModelSpec of a checkpoint. Raises ModelRefused for missing or senseless numbers in its configuration."""
+    """The ModelSpec of a checkpoint, the same however it is sharded.
+
+    Raises ModelRefused for missing or senseless numbers in its configuration.
+    """
     config = checkpoint.config
     hidden_size = config.integer("hidden_size")
     n_heads = config.integer("num_attention_heads")
@@ -161,7 +164,7 @@ def spec_from_checkpoint(checkpoint: Checkpoint) -> ModelSpec:
         vocab_size=config.integer("vocab_size"),
         context_length=config.integer("max_position_embeddings"),
         tied_embeddings=config.flag("tie_word_embeddings", not has_head),
-        tensors=tuple(_tensor_spec(tensor) for tensor in checkpoint.tensors.values()),
+        tensors=tuple(_tensor_spec(checkpoint.tensors[name]) for name in sorted(checkpoint.tensors)),
     )
 
 
@@ -195,7 +198,7 @@ def _refuse_code(folder: Path, config: ModelConfig) -> None:
         places.append(tokenizer_config.name)
     if places:
         raise ModelRefused(
-            f"{folder}: {' and '.join(places)} asks for the checkpoint's own code to be run (auto_map); that is refused.",
+            f"{folder}: {' and '.join(places)} asks for the checkpoint's own code to be run (auto_map); refused.",
             next_step="take a checkpoint of a built-in architecture; if this is one, remove auto_map from a copy of it",
         )
 
@@ -209,7 +212,7 @@ def _all_tensors(folder: Path) -> dict[str, StoredTensor]:
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     if pickled:
         raise ModelRefused(
-            f"{folder} holds pickled weights only ({', '.join(pickled[:3])}); unpickling can run any code, so they are refused.",
+            f"{folder} holds pickled weights only ({', '.join(pickled[:3])}); unpickling can run any code: refused.",
             next_step="convert them to safetensors on a machine that may be lost: model.save_pretrained(...)",
         )
     raise ModelRefused(

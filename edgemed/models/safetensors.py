@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from edgemed.core.errors import ModelRefused
 
@@ -102,12 +102,13 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int)
     if end - begin != n_bytes or begin > end or data_start + end > file_bytes:
         raise _damaged(
             path,
-            f"tensor {name[:80]!r} of {n_bytes} bytes is placed at {begin}..{end} of {file_bytes - data_start} data bytes",
+            f"tensor {name[:80]!r} of {n_bytes} bytes is placed at {begin}..{end} "
+            f"of {file_bytes - data_start} bytes of data",
         )
     return StoredTensor(name, dtype, tuple(shape), path, data_start + begin, n_bytes)
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**62 for item in value)
 
 

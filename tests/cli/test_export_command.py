@@ -1,0 +1,73 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import write_safetensors
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+STORIES = SHARED / "stories260k-llama-hf"
+
+
+def edgemed(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgemed.cli.app", "export", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="stories260k is not in ../shared/data")
+def test_json_is_the_report_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    done = edgemed(STORIES, "--target", "gguf", "--recipe", "q8_0", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    output = tmp_path / "stories260k-llama-hf-q8_0.gguf"
+    assert Path(report["output"]) == output
+    assert report["file_bytes"] == output.stat().st_size
+    assert report["tokens"]["identical"] == 1000
+    assert len(report["fallbacks"]) == 5
+    assert "Converting" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("nowhere",), 2, "no folder"),
+        (("parent", "--target", "onnx"), 2, "not available yet; now: gguf"),
+        (("parent", "--target", "tflite"), 2, "no target"),
+        (("parent", "--recipe", "q4_k_m"), 2, "f16, bf16, f32, q8_0"),
+        (("empty",), 5, "no checkpoint"),
+        (("pickled",), 5, "pickled"),
+        (("damaged",), 5, "damaged"),
+        (("unknown",), 5, "LlamaForCausalLM"),
+        ((), 2, "[model] path"),
+    ],
+)
+def test_errors_are_sentences_with_the_contract_s_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    pytest.importorskip("llama_cpp")
+    for name in ("parent", "empty", "pickled", "damaged", "unknown"):
+        (tmp_path / name).mkdir()
+        if name != "empty":
+            (tmp_path / name / "config.json").write_text('{"architectures": ["Other"], "model_type": "other"}')
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"\xff" * 64)
+    for name in ("parent", "unknown"):
+        write_safetensors(tmp_path / name / "model.safetensors", {"x": ("F32", [1], bytes(4))})
+    done = edgemed(*arguments, folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Next:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.rglob("*.gguf*")) == []
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="stories260k is not in ../shared/data")
+def test_without_a_model_the_one_in_edgemed_toml_is_exported(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    (tmp_path / "edgemed.toml").write_text(f"[model]\npath = '{STORIES}'\n")
+    done = edgemed("--recipe", "f16", "--output", tmp_path / "own.gguf", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "own.gguf").exists()
+    assert "equal to the original's on 1000 of 1000 strings" in done.stdout
