@@ -30,6 +30,7 @@ _REPACKED = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4", "q2_k"})
 _REPACKED_ON_ARM = _REPACKED | {"q5_k", "q6_k", "q8_0"}
 """Types whose kernels want another order of bytes (ggml-cpu/repack.cpp); the embedding then stays a second time."""
 _AGREES_WITHIN = 0.005
+_LEAST_SHARE, _MOST_SHARE = 0.5, 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,18 @@ def estimate_memory(spec: ModelSpec, configs: Sequence[EngineConfig], gpu_place:
         elif config.n_gpu_layers and gpu_place not in projection.places:
             why = f"computed, because the engine here has no {gpu_place}"
             found.append(_computed(spec, config, why, gpu_place))
+        elif not _believable(spec, projection):
+            why = "computed, because the engine's projection of the weights cannot be right"
+            found.append(_computed(spec, config, why, gpu_place))
         else:
             found.append(_projected(spec, config, projection))
     return found
+
+
+def _believable(spec: ModelSpec, projection: Projection) -> bool:
+    """Whether the weights are about the file's: some tensors are left out, an embedding may count twice."""
+    weights = sum(projection.places.values(), Sizes()).weights
+    return _LEAST_SHARE * spec.weight_bytes <= weights <= _MOST_SHARE * spec.weight_bytes
 
 
 def _projected(spec: ModelSpec, config: EngineConfig, projection: Projection) -> Estimate:

@@ -15,7 +15,7 @@ from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
 from edgemed.plan import memory, projection
 from edgemed.plan.memory import estimate_memory, formula_sizes
-from edgemed.plan.projection import ProjectionFailed, Sizes, parse_answer, project
+from edgemed.plan.projection import Projection, ProjectionFailed, Sizes, parse_answer, project
 from edgemed.plan.record import RAM
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the projection is read on Linux only")
@@ -137,6 +137,17 @@ def test_an_engine_that_dies_is_replaced_by_the_formula(
     (estimate,) = estimate_memory(spec, [config(model)])
     assert "-11" in estimate.note
     assert estimate.total_bytes > 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 3.0])
+def test_weights_that_cannot_be_the_files_are_not_believed(
+    model: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    strange = Projection({RAM: Sizes(int(spec.weight_bytes * share), 5, 5)}, 5)
+    monkeypatch.setattr(memory, "project", lambda configs: [strange])
+    (estimate,) = estimate_memory(spec, [config(model)])
+    assert "cannot be right" in estimate.note
+    assert estimate.bytes_in(RAM) > spec.weight_bytes
 
 
 @pytest.mark.parametrize(
