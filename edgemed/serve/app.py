@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgemed.engines.base import Engine
 from edgemed.serve.chat import ChatEndpoint
@@ -19,6 +19,8 @@ from edgemed.serve.options import ServeOptions
 from edgemed.serve.page import page_routes
 from edgemed.serve.room import Room
 from edgemed.serve.status import StatusRoutes
+
+_CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,9 @@ def create_app(engine: Engine, options: ServeOptions) -> App:
     info = engine.info
     room = Room(engine, info.n_slots, options.max_waiting)
     status = StatusRoutes(engine, info, options)
+    chat = ChatEndpoint(engine, info, room, options)
     routes = [
-        Route("/v1/chat/completions", ChatEndpoint(engine, info, room, options), methods=["POST"]),
+        Route(_CHAT, chat, methods=["POST"]),
         Route("/v1/models", status.models),
         Route("/v1/models/{name:path}", status.model),
         Route("/health", status.health),
@@ -44,7 +47,19 @@ def create_app(engine: Engine, options: ServeOptions) -> App:
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return App(Guard(app, options.allowed_hosts), room)
+    return App(Guard(_ChatFirst(chat, app), options.allowed_hosts), room)
+
+
+class _ChatFirst:
+    """Takes a question past Starlette's layers: every word of a stream would pass through each of them."""
+
+    def __init__(self, chat: ASGIApp, others: ASGIApp) -> None:
+        self._chat = chat
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_chat = scope["path"] == _CHAT and scope["method"] == "POST"
+        await (self._chat if is_chat else self._others)(scope, receive, send)
 
 
 async def _api_error(_request: Request, error: Exception) -> Response:
