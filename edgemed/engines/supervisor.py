@@ -349,7 +349,7 @@ class EngineProcess:
                 began = time.monotonic()
                 self._changed.wait(None if quiet else self._limits.tick_s)
                 now = time.monotonic()
-                if quiet or now - began > 10 * self._limits.tick_s:
+                if now - began > 10 * self._limits.tick_s:
                     self._progress_at = max(self._progress_at, now)  # the machine slept, not the child
                 self._expire_unsent(now)
                 if self._hung(now):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgemed.engines.text import AnswerText
@@ -28,6 +28,8 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 @given(_TEXTS, _STOPS, st.lists(st.integers(1, 160)))
+@example("xaab", ["aab"], [3])
+@example("xaaab", ["aab", "b"], [2, 3, 4])
 def test_answer_is_the_same_however_its_bytes_are_cut(text: str, stops: list[str], places: list[int]) -> None:
     answer = AnswerText(stops)
     shown = ""

@@ -276,6 +276,18 @@ def test_a_worker_that_talks_nonsense_is_replaced(endless_model: Path, monkeypat
 
 
 @posix
+def test_a_deadline_holds_while_no_worker_runs(endless_model: Path) -> None:
+    with opened(endless_model, Limits(first_pause_s=30, longest_pause_s=30, tick_s=0.05)) as engine:
+        running = begun(engine)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        running.error()
+        done = ask(engine, request("late", deadline_s=0.1)).done()
+        assert done.reason == "deadline"
+        assert 100 <= done.total_ms < 5000
+
+
+@posix
 def test_a_hung_worker_is_killed_and_replaced(endless_model: Path) -> None:
     with opened(endless_model, Limits(step_stall_s=0.6, tick_s=0.1)) as engine:
         running = begun(engine)
@@ -326,6 +338,16 @@ def test_close_ends_every_request_and_returns_soon(endless_model: Path) -> None:
         with pytest.raises(EngineFailed, match="closed"):
             ask(engine, request("a"))
         assert engine.health().state == "closed"
+
+
+def test_the_end_of_its_input_ends_the_worker_in_the_middle_of_an_answer(endless_model: Path) -> None:
+    with opened(endless_model) as engine:
+        running = begun(engine)
+        worker, child = psutil.Process(engine.pid), engine._child
+        assert child is not None
+        child.close_input()
+        worker.wait(5)
+        assert "exit code 0" in running.error().message
 
 
 @posix
@@ -422,27 +444,34 @@ def test_a_setting_the_engine_refuses_ends_the_start(endless_model: Path) -> Non
 
 
 _ORPHAN = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from edgemed.engines.base import EngineConfig, GenerationRequest
 from edgemed.engines.supervisor import EngineProcess
 engine = EngineProcess(EngineConfig(model_path=Path(sys.argv[1]), context_length=20000))
 engine.start()
 engine.submit(GenerationRequest("a", tuple(range(40, 60)), 19000), lambda event: None)
-print(engine.pid, flush=True)
+helper = os.fork() if "fork" in sys.argv else 0  # it holds the worker's pipes open when the parent is gone
+if "fork" not in sys.argv or helper:
+    print(engine.pid, helper, flush=True)
 time.sleep(60)
 """
 
 
 @posix
-def test_an_orphaned_worker_dies_with_its_parent(endless_model: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", _ORPHAN, str(endless_model)], stdout=subprocess.PIPE, text=True
-    ) as parent:
+@pytest.mark.parametrize(
+    "how", ["", pytest.param("fork", marks=pytest.mark.skipif(sys.platform != "linux", reason="prctl of Linux"))]
+)
+def test_an_orphaned_worker_dies_with_its_parent(endless_model: Path, how: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _ORPHAN, str(endless_model), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        worker = psutil.Process(int(parent.stdout.readline()))
+        pid, helper = map(int, parent.stdout.readline().split())
+        worker = psutil.Process(pid)
         parent.kill()
-    worker.wait(5)
+        worker.wait(5)
+        if helper:
+            os.kill(helper, signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -98,7 +98,7 @@ def texts(**sampling):
 print(json.dumps([
     texts(temperature=2.0, seed=7, top_p=0.95, top_k=50, min_p=0.01),
     texts(temperature=2.0, seed=7, top_p=0.95, top_k=50, min_p=0.01),
-    texts(temperature=2.0, seed=2**63 + 8),
+    texts(temperature=2.0, seed=2**63 + 8, top_p=0.95, top_k=50, min_p=0.01),
     texts(temperature=1.0, top_k=1) == texts(),
 ]))
 """,
