@@ -35,7 +35,7 @@ def export(
     from edgemed.export.gguf import export_gguf
 
     console = Console(json_mode=json, verbose=verbose)
-    source = model or _default_source()
+    source = _source(model)
     report = export_gguf(source, _output_file(output, source, recipe), recipe=recipe, progress=console)
     console.record(report)
     console.table(f"Exported {report.output.name}", rows_of(report))
@@ -76,6 +76,15 @@ def _refuse_target(target: str) -> NoReturn:
     if target == "onnx":
         raise UsageError("Export to ONNX is not available yet; now: gguf.", next_step="edgemed export --target gguf")
     raise UsageError(f"There is no target {target!r}; available: gguf.", next_step="edgemed export --target gguf")
+
+
+def _source(model: Path | None) -> Path:
+    """The checkpoint MODEL names; "demo" is the built-in one's."""
+    from edgemed.demo import DEMO_NAME, demo_checkpoint_path
+
+    if model is None:
+        return _default_source()
+    return demo_checkpoint_path() if str(model) == DEMO_NAME and not model.exists() else model
 
 
 def _default_source() -> Path:

@@ -86,7 +86,9 @@ def _load(api: Any, path: str, *, vocab_only: bool) -> Any:
     parameters = api.llama_model_default_params()
     parameters.vocab_only = vocab_only
     parameters.n_gpu_layers = 0  # the CPU's kernels are the reference
-    parameters.load_mode = api.LLAMA_LOAD_MODE_NONE
+    # Mapped, and without a second, repacked copy of the weights: a file larger than memory can still be checked.
+    parameters.load_mode = api.LLAMA_LOAD_MODE_MMAP
+    parameters.use_extra_bufts = False
     model = api.llama_model_load_from_file(os.fsencode(path), parameters)
     if not model:
         raise SystemExit("the engine could not load the file")

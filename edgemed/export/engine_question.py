@@ -23,7 +23,8 @@ def ask_engine(question: dict[str, Any]) -> dict[str, Any]:
     """The probe's answer. Raises EngineFailed when its process ends without one."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "edgemed.export.engine_probe"],
+            # -P: no module of the folder we happen to stand in can pass for one of ours
+            [sys.executable, "-P", "-m", "edgemed.export.engine_probe"],
             input=json.dumps(question),
             capture_output=True,
             text=True,

@@ -7,6 +7,8 @@ checkpoint's own files just before it runs and loses them after, so a 7B parent 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -15,22 +17,48 @@ import numpy as np
 import numpy.typing as npt
 
 from edgemed.core.progress import Progress
-from edgemed.core.settings import ENGINE_ENVIRONMENT, set_environment
-from edgemed.models.checkpoint import Checkpoint, TensorReader
+from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
+from edgemed.core.units import format_bytes
+from edgemed.models.checkpoint import Checkpoint, TensorReader, layer_of
 
 _HEAD_ROWS = 16_384
 """Rows of the head multiplied at a time."""
+_LIBRARIES_BYTES = 700 * 1024 * 1024
+"""What torch and transformers take before they hold any weight."""
 
 
-def parent_available() -> str:
-    """Why the parent cannot be run here; "" when it can."""
+class ParentNotRun(Exception):
+    """The parent cannot be run here; the message says why. It is no fault of the exported file."""
+
+
+def require_parent(checkpoint: Checkpoint) -> None:
+    """Raise ParentNotRun unless torch is installed and one layer of the parent fits in free memory."""
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed" if missing else ""
+    if missing:
+        raise ParentNotRun(
+            f"{' and '.join(missing)} not installed; pip install 'edgemed[workstation]' to compare with the parent"
+        )
+    import psutil
+
+    layers: Counter[int | None] = Counter()
+    for name, tensor in checkpoint.tensors.items():
+        if (layer := layer_of(name)) is not None:
+            layers[layer] += 4 * math.prod(tensor.shape)
+    head = 4 * _HEAD_ROWS * checkpoint.config.integer("hidden_size")
+    needed = _LIBRARIES_BYTES + 2 * max(layers.values(), default=0) + head
+    free = psutil.virtual_memory().available
+    if free < needed:
+        raise ParentNotRun(
+            f"one layer of the parent needs {format_bytes(needed)} of memory, {format_bytes(free)} is free"
+        )
 
 
 def parent_logits(checkpoint: Checkpoint, prompt: Sequence[int], progress: Progress) -> npt.NDArray[np.float32]:
-    """Float32 logits (n_prompt, vocabulary) of the parent for one prompt of token ids."""
-    set_environment(ENGINE_ENVIRONMENT)  # torch's OpenMP threads spin too, see there
+    """Float32 logits (n_prompt, vocabulary) of the parent for one prompt of token ids.
+
+    Raises ParentNotRun when transformers does not accept the checkpoint's configuration.
+    """
+    set_environment(ENGINE_ENVIRONMENT | OFFLINE_ENVIRONMENT)  # torch's OpenMP threads spin too, see there
     import torch
 
     model = _skeleton(checkpoint)
@@ -49,13 +77,17 @@ def parent_logits(checkpoint: Checkpoint, prompt: Sequence[int], progress: Progr
 def _skeleton(checkpoint: Checkpoint) -> Any:
     """The model of the checkpoint's configuration without weights, in float32, never with the checkpoint's code."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False, local_files_only=True)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager"
-        )
+    try:
+        config = AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager"
+            )
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise ParentNotRun(f"transformers does not accept its config.json: {str(error)[:200]}") from error
     model.eval()
     model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)  # its tables are computed, not stored
     return model

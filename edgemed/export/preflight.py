@@ -20,10 +20,14 @@ from edgemed.export.engine_question import require_engine
 from edgemed.export.gguf_writer import Layout, OutputTensor, lay_out
 from edgemed.export.report import Fallback
 from edgemed.formats.recipes import FILE_TYPE, choose_format, recipe_type
+from edgemed.models.chat_template import render_chat
 from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_checkpoint
 from edgemed.models.gguf_header import MAGIC
 from edgemed.models.gguf_values import Value, text, u32
 from edgemed.models.spec import ModelSpec
+
+_NEEDED_RAM = 300 * 1024 * 1024
+"""The interpreter with numpy, a tokenizer of 152,000 tokens, and a few MiB of buffers; measured, with some to spare."""
 
 _T = TypeVar("_T")
 
@@ -62,6 +66,7 @@ def prepare(source: Path, output: Path, recipe: str) -> ExportPlan:
     vocab_size = _gather([], lambda: checkpoint.config.integer("vocab_size")) or 0
     tokenizer = _gather(faults, lambda: plan_tokenizer(source, vocab_size, checkpoint.config.values))
     _gather(faults, lambda: _check_output(output))
+    _gather(faults, _check_memory)
     if conversion is None or spec is None or tokenizer is None:
         raise _together(faults)
     card = read_card(source, dict(checkpoint.config.values))
@@ -70,8 +75,21 @@ def prepare(source: Path, output: Path, recipe: str) -> ExportPlan:
     _gather(faults, lambda: _check_space(output, layout.file_bytes))
     if faults:
         raise _together(faults)
-    notes = (*conversion.notes, *tokenizer.notes, *(() if card.licence else ("the checkpoint states no licence",)))
+    notes = (*conversion.notes, *tokenizer.notes, *_notes(card, tokenizer))
     return ExportPlan(checkpoint, spec, conversion, tokenizer, card, layout, fallbacks, notes)
+
+
+def _notes(card: ModelCard, tokenizer: TokenizerPlan) -> list[str]:
+    """What does not stand in the way, but should be known."""
+    notes = [] if card.licence else ["the checkpoint states no licence"]
+    template = tokenizer.metadata.get("tokenizer.chat_template")
+    if template is None:
+        return [*notes, "the checkpoint has no chat template: it can complete text, but not hold a conversation"]
+    try:
+        render_chat(template.value, [{"role": "user", "content": "What is the dose?"}])
+    except ModelRefused as error:
+        notes.append(error.what)
+    return notes
 
 
 def _bind(conversion: ConversionPlan, recipe: str) -> tuple[list[OutputTensor], tuple[Fallback, ...]]:
@@ -127,6 +145,17 @@ def _check_output(output: Path) -> None:
                 raise UsageError(
                     f"{output} exists and is no GGUF file; it is left as it is.", next_step="choose another --output"
                 )
+
+
+def _check_memory() -> None:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if free < _NEEDED_RAM:
+        raise UsageError(
+            f"{format_bytes(free)} of memory is free; an export takes {format_bytes(_NEEDED_RAM)}.",
+            next_step="close other programs",
+        )
 
 
 def _check_space(output: Path, file_bytes: int) -> None:

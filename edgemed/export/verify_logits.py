@@ -12,7 +12,7 @@ from edgemed.core.errors import ModelRefused
 from edgemed.core.progress import Progress
 from edgemed.core.records import NotAvailable
 from edgemed.export.engine_question import ask_engine
-from edgemed.export.parent_logits import parent_available, parent_logits
+from edgemed.export.parent_logits import ParentNotRun, parent_logits, require_parent
 from edgemed.export.report import LogitCheck
 from edgemed.models.checkpoint import Checkpoint
 
@@ -33,15 +33,17 @@ _GELU_LIMIT = 1e-2
 def verify_logits(
     exported: Path, checkpoint: Checkpoint, recipe: str, exact_tokens: int, progress: Progress
 ) -> LogitCheck | NotAvailable:
-    """The comparison on one prompt of N_POSITIONS tokens, `exact_tokens` at most; NotAvailable without torch.
+    """The comparison on one prompt of N_POSITIONS tokens, `exact_tokens` at most.
 
-    Raises ModelRefused when a logit differs by more than the recipe's limit.
+    NotAvailable, with the reason, where the parent cannot run. Raises ModelRefused when a logit differs by more than the recipe's limit.
     """
-    if reason := parent_available():
-        return NotAvailable(reason=f"{reason}: pip install 'edgemed[workstation]' to compare logits with the parent")
     n_vocab = checkpoint.config.integer("vocab_size")
     prompt = np.random.default_rng(7).integers(0, n_vocab, min(N_POSITIONS, exact_tokens)).tolist()
-    parent = parent_logits(checkpoint, prompt, progress)
+    try:
+        require_parent(checkpoint)
+        parent = parent_logits(checkpoint, prompt, progress)
+    except ParentNotRun as reason:
+        return NotAvailable(reason=str(reason))
     limit = max(LIMITS[recipe], _GELU_LIMIT) if _has_gelu(checkpoint) else LIMITS[recipe]
     check = compare_logits(parent, _engine_logits(exported, prompt, n_vocab), limit)
     if not check.max_difference <= check.limit:

@@ -16,6 +16,7 @@ from edgemed.models.spec import ModelSpec, Role, TensorSpec
 __all__ = ["GgufArray", "GgufHeader", "GgufTensor", "check_gguf", "read_gguf", "spec_from_gguf"]
 
 MAX_LAYERS = 512
+MAX_EXPERTS = 1024
 MAX_EXTENT = 2**24
 """More heads, layers' widths or tokens than this are in no model; products of them must not overflow 64 bits."""
 
@@ -46,7 +47,7 @@ def check_gguf(path: Path) -> GgufHeader:
     header = read_gguf(path)
     if not header.architecture:
         raise _refused(header, "it names no architecture")
-    faults = [*_size_faults(header), *_attention_faults(header), *_vocabulary_faults(header)]
+    faults = [*_size_faults(header), *_attention_faults(header), *_expert_faults(header), *_vocabulary_faults(header)]
     if faults:
         raise _refused(header, "; ".join(faults[:4]))
     return header
@@ -123,6 +124,17 @@ def _attention_faults(header: GgufHeader) -> list[str]:
     scaling = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
     if scaling not in _SCALINGS:
         faults.append(f"its rotary scaling is {str(scaling)[:40]!r}; known: {', '.join(_SCALINGS)}")
+    return faults
+
+
+def _expert_faults(header: GgufHeader) -> list[str]:
+    faults = []
+    experts, used = header.integer("expert_count", 0), header.integer("expert_used_count", 0)
+    if experts is None or used is None or not 0 <= used <= experts <= MAX_EXPERTS or (experts > 0) != (used > 0):
+        faults.append(f"it uses {used} of {experts} experts")
+    parts = header.metadata.get("split.count", 1)
+    if parts not in (0, 1):
+        faults.append(f"it is one of {str(parts)[:20]} parts, and the others would be read unchecked")
     return faults
 
 

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +128,6 @@ def test_every_recipe_is_close_to_the_parent(checkpoint: Any, tmp_path: Path, re
 
 
 def test_sharded_and_single_checkpoints_give_the_same_bytes(checkpoint: Any, tmp_path: Path) -> None:
-    import json
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     single, sharded = checkpoint("llama"), tmp_path / "llama"
@@ -220,9 +219,7 @@ def test_of_the_parent_one_layer_at_a_time_has_weights(checkpoint: Any) -> None:
 def test_without_torch_the_logits_are_not_available_and_say_so(
     checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgemed.export import verify_logits
-
-    monkeypatch.setattr(verify_logits, "parent_available", lambda: "torch not installed")
+    monkeypatch.setattr("edgemed.export.parent_logits.find_spec", lambda name: None)
     report = export_gguf(checkpoint("qwen2"), tmp_path / "out.gguf", recipe="f16")
     assert isinstance(report.logits, NotAvailable)
     assert "edgemed[workstation]" in report.logits.reason
@@ -269,3 +266,30 @@ def test_whatever_fails_while_verifying_leaves_no_file_and_keeps_the_older(
         export_gguf(checkpoint("qwen2"), output, recipe="f16")
     assert list(tmp_path.iterdir()) == [output]
     assert output.read_bytes() == b"GGUF an older export"
+
+
+def test_a_parent_too_large_for_this_machine_is_not_run(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgemed.export.parent_logits._LIBRARIES_BYTES", 2**60)
+    report = export_gguf(checkpoint("qwen2"), tmp_path / "out.gguf", recipe="f16")
+    assert isinstance(report.logits, NotAvailable)
+    assert "one layer of the parent needs" in report.logits.reason
+
+
+def test_a_parent_that_transformers_refuses_is_not_run(checkpoint: Any, tmp_path: Path) -> None:
+    source = tmp_path / "parent"
+    shutil.copytree(checkpoint("qwen2"), source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"initializer_range": "wide"}))
+    report = export_gguf(source, tmp_path / "out.gguf", recipe="f16")
+    assert isinstance(report.logits, NotAvailable)
+    assert "transformers does not accept" in report.logits.reason
+
+
+def test_a_broken_chat_template_is_noted(checkpoint: Any, tmp_path: Path) -> None:
+    source = tmp_path / "parent"
+    shutil.copytree(checkpoint("qwen2"), source)
+    (source / "chat_template.jinja").write_text("{% for")
+    report = export_gguf(source, tmp_path / "out.gguf", recipe="f16")
+    assert any("chat template cannot be rendered" in note for note in report.notes)

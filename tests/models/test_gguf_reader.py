@@ -163,6 +163,9 @@ def test_truncated_files_are_refused(tiny: Path, part: float) -> None:
         {"attention__head_count_kv": 3},
         {"attention__key_length": 0},
         {"rope__dimension_count": 2**31},
+        {"expert_count": 8},
+        {"expert_count": 2**20, "expert_used_count": 2},
+        {"expert_used_count": 2},
     ],
 )
 def test_sizes_that_would_end_the_engine_are_refused(tmp_path: Path, changes: dict[str, int]) -> None:
@@ -180,6 +183,7 @@ def test_the_same_model_with_sound_sizes_is_accepted(tmp_path: Path) -> None:
     [
         ((pair("qwen2.rope.scaling.type", STRING, text("wild")),), "rotary scaling"),
         ((pair("tokenizer.ggml.model", STRING, text("gpt2")),), "no vocabulary"),
+        ((u32("split.count", 3),), "one of 3 parts"),
     ],
 )
 def test_words_that_would_end_the_engine_are_refused(tmp_path: Path, pairs: tuple[bytes, ...], match: str) -> None:
