@@ -61,19 +61,25 @@ def _measure(work: Path, recipes: list[str], repeats: int) -> None:
     n_bytes, largest = write_checkpoint(source)
     print(f"checkpoint: {n_bytes / 1e9:.2f} GB in {N_SHARDS} shards, largest tensor {largest / 2**20:.0f} MiB")
     _copy(source, work / "warm")  # the first read fills the page cache for both
-    print("| recipe | cp + fsync, s | conversion, s | ratio (median) | ratio, lowest to highest | peak RSS, MiB |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| recipe | cp + fsync, s | conversion, s | ratio (median) | lowest to highest | CPU s, cp / ours | peak RSS, MiB |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for recipe in recipes:
-        copies, conversions, peaks = [], [], []
+        copies, conversions, peaks, busy = [], [], [], []
         for _ in range(repeats):
-            copies.append(_copy(source, work / "copy"))
-            seconds, peak = _convert(source, work / "out.gguf", recipe)
-            conversions.append(seconds)
-            peaks.append(peak)
+            seconds, copy_cpu = _copy(source, work / "copy")
+            copies.append(seconds)
+            mine = _convert(source, work / "out.gguf", recipe)
+            conversions.append(mine["seconds"])
+            peaks.append(mine["peak_bytes"])
+            busy.append((copy_cpu, mine["cpu_seconds"]))
         ratios = [mine / theirs for mine, theirs in zip(conversions, copies, strict=True)]
         print(
             f"| {recipe} | {_spread(copies)} | {_spread(conversions)} | {statistics.median(ratios):.2f} "
-            f"| {min(ratios):.2f} to {max(ratios):.2f} | {max(peaks) / 2**20:.0f} |",
+            f"| {min(ratios):.2f} to {max(ratios):.2f} "
+            f"| {statistics.median(b[0] for b in busy):.1f} / {statistics.median(b[1] for b in busy):.1f} "
+            f"| {max(peaks) / 2**20:.0f} |",
             flush=True,
         )
     print(f"goal: ratio at most 2.5, peak RSS at most {largest / 2**20 + 400:.0f} MiB (largest tensor + 400)")
@@ -83,28 +89,30 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def _copy(source: Path, target: Path) -> float:
-    """Seconds of `cp` of the weights, then a sync of each file."""
+def _copy(source: Path, target: Path) -> tuple[float, float]:
+    """Seconds, and CPU seconds, of `cp` of the weights, then a sync of each file."""
     target.mkdir()
     files = sorted(source.glob("*.safetensors"))
     os.sync()
+    before = os.times()
     began = time.perf_counter()
     subprocess.run(["cp", *map(str, files), str(target)], check=True)
     for file in files:
         with (target / file.name).open("rb+") as copied:
             os.fsync(copied.fileno())
     seconds = time.perf_counter() - began
+    after = os.times()
     shutil.rmtree(target)
-    return seconds
+    return seconds, sum(after[:4]) - sum(before[:4])
 
 
-def _convert(source: Path, output: Path, recipe: str) -> tuple[float, int]:
-    """Seconds of the conversion phase (its last sync included), and peak resident bytes of its process."""
+def _convert(source: Path, output: Path, recipe: str) -> dict[str, Any]:
+    """Seconds and CPU seconds of the conversion phase (its last sync included), peak resident bytes of its process."""
     os.sync()
     command = [sys.executable, __file__, "--convert", str(source), str(output), recipe]
-    answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     output.unlink()
-    return answer["seconds"], answer["peak_bytes"]
+    return answer
 
 
 def _convert_here(source: str, output: str, recipe: str) -> None:
@@ -114,11 +122,12 @@ def _convert_here(source: str, output: str, recipe: str) -> None:
     from edgemed.export.preflight import prepare
 
     plan = prepare(Path(source), Path(output), recipe)
-    began = time.perf_counter()
+    before, began = os.times(), time.perf_counter()
     convert(plan, Path(output))
-    seconds = time.perf_counter() - began
+    seconds, after = time.perf_counter() - began, os.times()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    cpu = sum(after[:2]) - sum(before[:2])
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak}))
 
 
 def write_checkpoint(folder: Path) -> tuple[int, int]:

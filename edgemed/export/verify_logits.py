@@ -35,7 +35,8 @@ def verify_logits(
 ) -> LogitCheck | NotAvailable:
     """The comparison on one prompt of N_POSITIONS tokens, `exact_tokens` at most.
 
-    NotAvailable, with the reason, where the parent cannot run. Raises ModelRefused when a logit differs by more than the recipe's limit.
+    NotAvailable, with the reason, where the parent cannot run. Raises ModelRefused when a logit differs by more
+    than the recipe's limit.
     """
     n_vocab = checkpoint.config.integer("vocab_size")
     prompt = np.random.default_rng(7).integers(0, n_vocab, min(N_POSITIONS, exact_tokens)).tolist()
