@@ -90,7 +90,6 @@ class Answer:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.fail(ClientGone())
-        self.close()  # at once, not when the reader next wakes
 
     def _from_engine(self, event: Event) -> None:
         with suppress(RuntimeError):  # the loop is closed: the server has ended

@@ -10,9 +10,9 @@ from serving import Running, serving
 from edgemed.engines.fake import FakeEngine
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    """A server whose engine answers at once."""
+    """A server whose engine answers at once; the tests of a file share it and leave it sound."""
     with serving(FakeEngine()) as server:
         yield server
 

@@ -180,9 +180,9 @@ def test_lost_worker_fails_what_runs_and_the_next_request_succeeds(held: Running
     assert held.http.get("/health").json()["worker_restarts"] == 1
 
 
-def test_failed_engine_is_a_500_for_new_questions(running: Running) -> None:
-    running.engine.break_down()
-    response = running.chat()
+def test_failed_engine_is_a_500_for_new_questions(held: Running) -> None:
+    held.engine.break_down()
+    response = held.chat()
     assert (response.status_code, response.json()["error"]["code"]) == (500, "engine_failed")
 
 
@@ -278,6 +278,20 @@ def test_a_fault_of_our_own_ends_the_stream_properly_and_logs_no_text(
     assert events[-2]["error"]["code"] == "internal"
     assert "RuntimeError" in caplog.text
     assert "Maria" not in caplog.text
+
+
+def test_a_fault_of_our_own_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch, held: Running) -> None:
+    from edgemed.serve import stream
+
+    def broken(*_args: object) -> bytes:
+        raise RuntimeError
+
+    monkeypatch.setattr(stream.ChunkWriter, "text", broken)
+    held.engine.release(1)
+    with held.stream() as response:
+        assert events_of(response)[-2]["error"]["code"] == "internal"
+    assert held.engine.wait_until_idle()
+    assert len(held.engine.cancelled) == 1
 
 
 def test_no_question_or_answer_is_ever_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -34,9 +34,10 @@ def test_two_host_headers_are_refused(running: Running) -> None:
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "http://127.0.0.1"])
 def test_request_from_another_sites_page_is_refused(running: Running, origin: str) -> None:
+    before = len(running.engine.requests)
     response = running.http.post("/v1/chat/completions", json=ASK, headers={"Origin": origin})
     assert (response.status_code, response.json()["error"]["code"]) == (403, "origin_refused")
-    assert running.engine.requests == []
+    assert len(running.engine.requests) == before
 
 
 def test_own_origin_is_accepted(running: Running) -> None:
@@ -131,10 +132,10 @@ def test_models_lists_the_one_that_is_served(running: Running) -> None:
     assert running.http.get("/v1/models/fake").json()["object"] == "model"
 
 
-def test_health_is_503_when_the_engine_has_failed(running: Running) -> None:
-    assert running.http.get("/health").status_code == 200
-    running.engine.break_down()
-    response = running.http.get("/health")
+def test_health_is_503_when_the_engine_has_failed(held: Running) -> None:
+    assert held.http.get("/health").status_code == 200
+    held.engine.break_down()
+    response = held.http.get("/health")
     assert (response.status_code, response.json()["status"]) == (503, "failed")
 
 

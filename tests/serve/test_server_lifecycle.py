@@ -28,8 +28,10 @@ from edgemed.serve.app import create_app
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.server import listen, run, stop_signals_raise, url_of
 
-pace = 0 if "flood" in sys.argv else 0.01
-engine = FakeEngine(answer="word " * 100_000, context_length=200_000, seconds_per_token=pace)
+answer, pace = "word " * 100_000, 0.01
+if "flood" in sys.argv:
+    answer, pace = ("w" * 2000 + " ") * 20_000, 0
+engine = FakeEngine(answer, context_length=200_000, seconds_per_token=pace)
 if "stuck" in sys.argv:
     engine.close = lambda: time.sleep(60)
 with stop_signals_raise():
@@ -102,6 +104,8 @@ def test_client_that_does_not_read_cannot_hold_the_server() -> None:
         with socket.create_connection((host, int(port))) as client:
             client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             client.recv(1)
+            while httpx.get(f"{url}/health", trust_env=False).json()["running"]:
+                pass  # until all 40 MB are written, and most of them wait in the server
             process.send_signal(signal.SIGTERM)
             assert ends_within(process, 5)[0] == 0
 
