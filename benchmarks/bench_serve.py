@@ -1,6 +1,6 @@
 """One stream through HTTP against a bare llama_decode loop on the same model; time to first token; time to ready.
 
-    python benchmarks/bench_serve.py [MODEL] [--tokens 96] [--rounds 7] [--threads 1] [--starts 5]
+    python benchmarks/bench_serve.py [MODEL] [--tokens 96] [--rounds 7] [--answers 1] [--threads 1] [--starts 5]
 
 Without MODEL a synthetic 0.5B of Qwen2 shape (q8_0) is written to a temporary folder and removed afterwards.
 
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--answers", type=int, default=1, help="per round; more for a model whose answers are short")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--be-the-server", action="store_true", help=argparse.SUPPRESS)
@@ -56,28 +58,29 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         model = asked.model or bench_engine.synthetic_model(Path(folder))
-        found = {"model": model.name, "threads": asked.threads, "tokens": asked.tokens, "rounds": asked.rounds}
-        found |= compare(model, asked.threads, asked.tokens, asked.rounds)
+        found: dict[str, Any] = {"model": model.name, "threads": asked.threads, "tokens": asked.tokens}
+        found |= {"rounds": asked.rounds, "answers_per_round": asked.answers}
+        found |= compare(model, asked.threads, asked.tokens, asked.rounds, asked.answers)
         found |= starts(model, asked.starts, Path(folder))
         print(json.dumps(found, indent=2))
 
 
-def compare(model: Path, threads: int, n_tokens: int, rounds: int) -> dict[str, Any]:
+def compare(model: Path, threads: int, n_tokens: int, rounds: int, answers: int) -> dict[str, Any]:
     """Both sides in turns, their ratio, and the time to the first token of every streamed answer."""
     pairs, first_ms = [], []
     with server(model, threads) as (http, tell):
         for turn in range(rounds + 1):
             n_prompt, _ = stream(http, SHORT)
-            bare = tell(f"bare {n_prompt} {n_tokens - SHORT}")
+            bare_s = [1 / tell(f"bare {n_prompt} {n_tokens - SHORT}") for _ in range(answers)]
             before = tell("cpu")
-            _, ttft_short = stream(http, SHORT)
+            short = [stream(http, SHORT) for _ in range(answers)]
             middle = tell("cpu")
-            _, ttft_long = stream(http, n_tokens)
+            long = [stream(http, n_tokens) for _ in range(answers)]
             after = tell("cpu")
-            served = (n_tokens - SHORT) / ((after - middle) - (middle - before))
+            served = answers * (n_tokens - SHORT) / ((after - middle) - (middle - before))
             if turn:  # the first turn warms both up
-                pairs.append((bare, served))
-                first_ms += [ttft_short, ttft_long]
+                pairs.append((1 / statistics.mean(bare_s), served))
+                first_ms += [ttft for _, ttft in short + long]
     return {
         "prompt_tokens": n_prompt,
         "bare_tokens_per_cpu_s": summary([bare for bare, _ in pairs]),

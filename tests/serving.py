@@ -37,9 +37,9 @@ class Running:
 
 
 @contextmanager
-def serving(engine: FakeEngine, **options: Any) -> Iterator[Running]:
+def serving(engine: FakeEngine, *, port: int = 0, **options: Any) -> Iterator[Running]:
     """A server over `engine`, ended with the block."""
-    sock = listen("127.0.0.1", 0)
+    sock = listen("127.0.0.1", port)
     url = url_of(sock)
     ready = threading.Event()
     app = create_app(engine, replace(ServeOptions(model_name="fake"), **options))

@@ -126,6 +126,17 @@ def test_other_models_are_not_called_a_demonstration(browser: Browser) -> None:
         assert not browser.shown("#demo")
 
 
+def test_page_that_stays_open_learns_of_another_model(browser: Browser) -> None:
+    with page(browser) as server:
+        port = int(server.url.rpartition(":")[2])
+        assert not browser.shown("#demo")
+    with serving(FakeEngine(ANSWER), port=port, demo_notice=DEMO):
+        ask(browser, "How much?")
+        answered(browser)
+        assert DEMO in browser.text("article footer")
+        assert browser.text("#demo") == DEMO
+
+
 def test_answer_is_text_never_markup(browser: Browser) -> None:
     nasty = '<img src=x onerror="document.title=1"><script>document.title=2</script><b>bold</b> end'
     with page(browser, nasty):

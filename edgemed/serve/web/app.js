@@ -69,14 +69,15 @@ class Card {
     this.doing = element("p", "doing", "Sending your question");
     body.append(this.text, this.doing);
     this.body = body;
-    this.article.append(body, this.footer());
+    this.footer = element("footer");
+    this.article.append(body, this.footer);
     answers.append(this.article);
+    this.showNotices();
   }
-  footer() {
-    const footer = element("footer");
-    if (server.demo) footer.append(element("p", "demo-line", server.demo_notice));
-    footer.append(element("p", "", server.notice));
-    return footer;
+  showNotices() {
+    this.footer.replaceChildren();
+    if (server.demo) this.footer.append(element("p", "demo-line", server.demo_notice));
+    this.footer.append(element("p", "", server.notice));
   }
   write(text) {
     this.text.textContent = withUnitsKept(text.trimStart());
@@ -202,17 +203,34 @@ function withinTime(promise) {
   return Promise.race([promise, silence]).finally(() => clearTimeout(timer));
 }
 
+async function reach(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure("edgemed cannot be reached. It may have been closed on this computer: "
+      + "start it again, then ask again.", true);
+  }
+}
+
+// Which model answers now: edgemed may have been started again with another one under an open page.
+async function loadStatus(signal) {
+  server = await (await reach("/api/status", { signal })).json();
+  byId("notice").textContent = server.notice;
+  byId("facts").textContent = (server.offline ? "Works offline: nothing leaves this computer. " : "")
+    + `Model: ${server.model}`;
+  byId("demo").textContent = server.demo_notice;
+  byId("demo").hidden = !server.demo;
+  document.title = server.demo ? "edgemed (demonstration)" : "edgemed";
+}
+
 // Reads one answer; returns its finish reason. Throws Failure, or AbortError when stopped.
 async function readAnswer(messages, signal, show) {
-  const response = await fetch("/v1/chat/completions", {
+  const response = await reach("/v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ messages, stream: true }),
     signal,
-  }).catch((error) => {
-    if (error.name === "AbortError") throw error;
-    throw new Failure("edgemed cannot be reached. It may have been closed on this computer: "
-      + "start it again, then ask again.", true);
   });
   if (!response.ok) throw await failureOfResponse(response);
   show.doing("Reading your question");
@@ -287,6 +305,8 @@ async function ask(question, history) {
   const again = () => ask(question, history);
   let end;
   try {
+    await loadStatus(mine.signal);
+    card.showNotices();
     const reason = await readAnswer(messagesFor(question, history), mine.signal, show);
     end = () => finishWell(turn, card, reason, again);
   } catch (error) {
@@ -393,19 +413,10 @@ async function start() {
   box.focus();
   byId("notice").textContent = server.notice;
   try {
-    server = await (await fetch("/api/status")).json();
+    await loadStatus();
   } catch {
     announce("edgemed cannot be reached.");
     byId("facts").textContent = "edgemed cannot be reached. Start it, then reload this page.";
-    return;
-  }
-  byId("notice").textContent = server.notice;
-  byId("facts").textContent = (server.offline ? "Works offline: nothing leaves this computer. " : "")
-    + `Model: ${server.model}`;
-  if (server.demo) {
-    byId("demo").textContent = server.demo_notice;
-    byId("demo").hidden = false;
-    document.title = "edgemed (demonstration)";
   }
 }
 
