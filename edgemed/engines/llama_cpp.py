@@ -42,7 +42,7 @@ _MOST_CELLS = 2**31 - 256
 _LONGEST_RUN = 50_000
 """Characters. Some models' words (Mistral's) are found with std::regex, which recurses at every character:
 between 200,000 and 300,000 in a row overflow a stack of 64 MiB and end the process."""
-_TOO_LONG_RUN = re.compile(rf"\S{{{_LONGEST_RUN}}}|\s{{{_LONGEST_RUN}}}")
+_RUN = re.compile(r"\S+|\s+")
 _BUFFER_LINE = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 
 
@@ -285,11 +285,7 @@ class LlamaCpp:
 
     def _encode(self, text: str) -> list[int]:
         """Ids of plain text; the text of a special token is spelled out."""
-        if _TOO_LONG_RUN.search(text):
-            raise UsageError(
-                f"The text holds {_LONGEST_RUN} characters in a row without a blank, or of blanks alone.",
-                next_step="send words",
-            )
+        _check_runs(text)
         data = text.encode("utf-8", errors="replace")
         size = len(data) + 2  # one for SentencePiece's leading blank
         ids = (self._api.llama_token * size)()
@@ -383,6 +379,18 @@ def _check_config(config: EngineConfig) -> None:
         faults.append(f"a {config.kv_type} KV cache needs flash attention")
     if faults:
         raise EngineFailed(f"The engine cannot be set up so: {'; '.join(faults)}.", next_step="make a new plan")
+
+
+def _check_runs(text: str) -> None:
+    """Refuse a text that could overflow the library's stack. One pass: a clever text costs no more than another."""
+    if len(text) <= _LONGEST_RUN:
+        return
+    longest = max(run.end() - run.start() for run in _RUN.finditer(text))
+    if longest > _LONGEST_RUN:
+        raise UsageError(
+            f"The text holds {longest} characters in a row without a blank, or of blanks alone; {_LONGEST_RUN} may be.",
+            next_step="send words",
+        )
 
 
 def _binding_version() -> str:

@@ -376,10 +376,10 @@ class EngineProcess:
             if self._state == "closed":
                 return 0.0
             error = self._failure or EngineLost(child.epitaph())
-            _log.warning("%s", error.what)
             if self._state == "starting":
                 self._fail(error)
                 return 0.0
+            _log.warning("%s", error.what)
             self._detail = error.what
             self._end_begun(f"{error.what} The answer is incomplete: ask again.")
             return self._plan_restart(error)

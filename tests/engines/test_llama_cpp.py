@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_models import SPECIAL_TOKENS, vocabulary, write_tiny_qwen2
+
+from edgemed.core.errors import UsageError
+from edgemed.engines.llama_cpp import _check_runs
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
@@ -155,6 +159,15 @@ print(json.dumps(found))
     )
     assert n_tokens >= 49_000
     assert refusal == "UsageError"
+
+
+def test_texts_of_many_long_words_are_checked_in_one_pass() -> None:
+    text = (("x" * 49_999 + " ") * 40)[:-1]
+    began = time.process_time()
+    _check_runs(text)
+    assert time.process_time() - began < 1  # two million steps; one pass per character would take hours
+    with pytest.raises(UsageError, match="50001"):
+        _check_runs(text + " " + "x" * 50_001)
 
 
 def test_the_model_describes_itself(endless_model: Path) -> None:
