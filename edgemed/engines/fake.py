@@ -124,9 +124,7 @@ class FakeEngine:
     def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
         """Queue a request; its events come from the engine's own thread."""
         words = _words(_before_stop(self._answer_of(self.text_of(request.prompt)), request.stop))
-        running = _Running(
-            request, on_event, deque(words[: request.max_tokens]), cut=len(words) > request.max_tokens
-        )
+        running = _Running(request, on_event, deque(words[: request.max_tokens]), cut=len(words) > request.max_tokens)
         with self._lock:
             self._require_open()
             if self._fail_after:

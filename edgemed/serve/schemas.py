@@ -165,9 +165,7 @@ def conversation_of(request: ChatRequest) -> Conversation:
             raise ApiError(400, f"{where}: the message is empty.", code="empty_message", param=f"{where}.content")
         turns.append({"role": "user" if expected == "user" else "assistant", "content": message.content})
     if len(turns) % 2 == 0:
-        raise ApiError(
-            400, "The last message must be the user's question.", code="invalid_role", param="messages"
-        )
+        raise ApiError(400, "The last message must be the user's question.", code="invalid_role", param="messages")
     return Conversation(tuple(turns[:-1]), turns[-1]["content"])
 
 
@@ -201,9 +199,7 @@ def _check_together(request: ChatRequest) -> None:
             param="max_tokens",
         )
     if request.stream_options is not None and not request.stream:
-        raise ApiError(
-            400, "stream_options needs stream: true.", code="invalid_value", param="stream_options"
-        )
+        raise ApiError(400, "stream_options needs stream: true.", code="invalid_value", param="stream_options")
 
 
 def _explained(error: ValidationError) -> ApiError:

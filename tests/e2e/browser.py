@@ -129,9 +129,12 @@ class Browser:
 def browsing() -> Iterator[Browser]:
     """A fresh browser, ended with the block."""
     assert CHROMEDRIVER is not None
-    with TemporaryDirectory() as profile, subprocess.Popen(
-        [CHROMEDRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as driver:
+    with (
+        TemporaryDirectory() as profile,
+        subprocess.Popen(
+            [CHROMEDRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as driver,
+    ):
         assert driver.stdout is not None
         try:
             with httpx.Client(base_url=_address(driver.stdout), timeout=60, trust_env=False) as http:

@@ -361,5 +361,3 @@ def test_browser_itself_enforces_the_content_policy(browser: Browser) -> None:
         )
         assert browser.run(script)
         browser.until(lambda: any("Content Security Policy" in line for line in browser.console()), "a refusal")
-
-
