@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,29 +35,10 @@ from edgemed.engines.base import (
     OnEvent,
 )
 from edgemed.engines.child import ChildProcess
+from edgemed.engines.limits import Limits, RestartBudget
 
 _log = logging.getLogger(__name__)
 _State = Literal["starting", "ready", "restarting", "failed", "closed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long is too long, and how often too often."""
-
-    load_stall_s: float = 180.0
-    """Without progress while loading: one step of it may be a large tensor from a slow stick."""
-    step_stall_s: float = 120.0
-    """Without a finished step while requests run: n_ubatch prompt tokens of a 7B on a busy old CPU take a minute."""
-    tick_s: float = 0.5
-    """How often the watch looks, while there is something to watch."""
-    first_pause_s: float = 0.2
-    longest_pause_s: float = 10.0
-    max_restarts: int = 5
-    """Within `window_s`; after that the engine has failed for good."""
-    window_s: float = 600.0
-    tokenize_s: float = 30.0
-    close_s: float = 1.5
-    """For a polite end; then the child is killed."""
 
 
 @dataclass(slots=True)
@@ -90,7 +70,7 @@ class EngineProcess:
         self._child: ChildProcess | None = None
         self._child_ended = False
         self._progress_at = time.monotonic()
-        self._losses: deque[float] = deque()
+        self._budget = RestartBudget(self._limits)
         self._restarts = 0
         self._watcher = threading.Thread(target=self._supervise, name="engine-watch", daemon=True)
 
@@ -385,14 +365,12 @@ class EngineProcess:
             return self._plan_restart(error)
 
     def _plan_restart(self, error: EdgemedError) -> float:
-        now = time.monotonic()
-        self._losses.append(now)
-        while now - self._losses[0] > self._limits.window_s:
-            self._losses.popleft()
-        if len(self._losses) > self._limits.max_restarts:
+        pause = self._budget.pause_after_loss(time.monotonic())
+        if pause is None:
+            n_losses, minutes = self._limits.max_restarts + 1, self._limits.window_s / 60
             self._fail(
                 EngineFailed(
-                    f"The engine ended {len(self._losses)} times within {self._limits.window_s:.0f} s. {error.what}",
+                    f"The engine ended {n_losses} times within {minutes:.0f} minutes. {error.what}",
                     next_step="start again with fewer layers on the GPU or a shorter context",
                 )
             )
@@ -400,7 +378,7 @@ class EngineProcess:
         self._state = "restarting"
         self._restarts += 1
         self._changed.notify_all()
-        return min(self._limits.first_pause_s * 2.0 ** (len(self._losses) - 1), self._limits.longest_pause_s)
+        return pause
 
     def _end_begun(self, message: str) -> None:
         for entry in list(self._requests.values()):

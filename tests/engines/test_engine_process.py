@@ -21,8 +21,9 @@ from edgemed.core.errors import EngineFailed, ModelRefused, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.core.settings import ENGINE_ENVIRONMENT
 from edgemed.engines.base import DoneEvent, EngineConfig, ErrorEvent, GenerationRequest, Sampling, TextEvent
+from edgemed.engines.limits import Limits
 from edgemed.engines.registry import open_engine
-from edgemed.engines.supervisor import EngineProcess, Limits
+from edgemed.engines.supervisor import EngineProcess
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 

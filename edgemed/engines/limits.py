@@ -1,0 +1,44 @@
+"""How long an engine process may be silent, and how often it may die."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long is too long, and how often too often."""
+
+    load_stall_s: float = 180.0
+    """Without progress while loading: one step of it may be a large tensor from a slow stick."""
+    step_stall_s: float = 120.0
+    """Without a finished step while requests run: n_ubatch prompt tokens of a 7B on a busy old CPU take a minute."""
+    tick_s: float = 0.5
+    """How often the watch looks, while there is something to watch."""
+    first_pause_s: float = 0.2
+    longest_pause_s: float = 10.0
+    max_restarts: int = 5
+    """Within `window_s`; after that the engine has failed for good."""
+    window_s: float = 600.0
+    tokenize_s: float = 30.0
+    close_s: float = 1.5
+    """For a polite end; then the child is killed."""
+
+
+class RestartBudget:
+    """Decides whether a lost child gets a successor, and after which pause."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._losses: deque[float] = deque()
+
+    def pause_after_loss(self, now: float) -> float | None:
+        """Seconds to wait before the next child; None when too many were lost within the window."""
+        self._losses.append(now)
+        while now - self._losses[0] > self._limits.window_s:
+            self._losses.popleft()
+        n_losses = len(self._losses)
+        if n_losses > self._limits.max_restarts:
+            return None
+        return min(self._limits.first_pause_s * 2.0 ** (n_losses - 1), self._limits.longest_pause_s)
