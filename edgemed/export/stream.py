@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +33,6 @@ class _Slot:
 
     raw: Bytes = field(default_factory=lambda: np.empty(CHUNK_BYTES, np.uint8))
     packed: Bytes = field(default_factory=lambda: np.empty(2 * CHUNK_BYTES, np.uint8))
-    packer: Packer = field(default_factory=Packer)
 
     def room(self, raw_bytes: int, packed_bytes: int) -> None:
         """Grow for pieces that cannot be smaller: whole heads of a very wide model."""
@@ -48,7 +48,9 @@ class TensorStream:
     def __init__(self, reader: TensorReader) -> None:
         self._reader = reader
         self._slots = [_Slot() for _ in range(2 * _PACKERS)]
-        self._workers = ThreadPoolExecutor(_PACKERS, "pack")
+        self._checker = Packer()
+        self._own = threading.local()
+        self._workers = ThreadPoolExecutor(_PACKERS, "pack", initializer=self._equip)
 
     def __enter__(self) -> TensorStream:
         return self
@@ -76,7 +78,7 @@ class TensorStream:
             elements = (stop - start) * _columns(stored)
             slot.room(elements * 4, target.row_bytes(elements))
             rows = self._reader.rows(stored, start, stop, slot.raw)
-            waiting.append(self._workers.submit(_convert, slot, rows, stored.dtype, planned, target))
+            waiting.append(self._workers.submit(self._convert, slot, rows, stored.dtype, planned, target))
         while waiting:
             yield waiting.popleft().result()
 
@@ -85,8 +87,24 @@ class TensorStream:
         for start, stop in _pieces(stored, planned):
             slot.room((stop - start) * _columns(stored) * 4, 0)
             rows = self._reader.rows(stored, start, stop, slot.raw)
-            slot.packer.check(rows, stored.dtype, stored.name)
+            self._checker.check(rows, stored.dtype, stored.name)
             yield rows.reshape(-1).view(np.uint8)
+
+    def _equip(self) -> None:
+        """Give a thread its scratch memory, which stays in its core's cache."""
+        self._own.packer = Packer()
+
+    def _convert(
+        self, slot: _Slot, rows: npt.NDArray[Any], dtype: str, planned: ConvertedTensor, target: TensorType
+    ) -> Bytes:
+        if planned.change is Change.INTERLEAVE_HEADS:
+            head_dim = planned.shape[0] // planned.n_heads
+            rows = interleave_heads(rows, rows.shape[0] // head_dim)
+        elif planned.change is Change.ADD_ONE:
+            rows, dtype = to_float32(rows, dtype) + np.float32(1), "F32"
+        packed = slot.packed[: target.row_bytes(rows.size)]
+        self._own.packer.pack(rows, dtype, target, packed, planned.source)
+        return packed
 
 
 def _pieces(stored: StoredTensor, planned: ConvertedTensor) -> Iterator[tuple[int, int]]:
@@ -105,14 +123,3 @@ def _columns(stored: StoredTensor) -> int:
     for extent in stored.shape[1:]:
         columns *= extent
     return columns
-
-
-def _convert(slot: _Slot, rows: npt.NDArray[Any], dtype: str, planned: ConvertedTensor, target: TensorType) -> Bytes:
-    if planned.change is Change.INTERLEAVE_HEADS:
-        head_dim = planned.shape[0] // planned.n_heads
-        rows = interleave_heads(rows, rows.shape[0] // head_dim)
-    elif planned.change is Change.ADD_ONE:
-        rows, dtype = to_float32(rows, dtype) + np.float32(1), "F32"
-    packed = slot.packed[: target.row_bytes(rows.size)]
-    slot.packer.pack(rows, dtype, target, packed, planned.source)
-    return packed

@@ -53,7 +53,8 @@ class Packer:
         step = target.row_bytes(PIECE)
         for number, start in enumerate(range(0, flat.size, PIECE)):
             piece = flat[start : start + PIECE]
-            self._refuse_non_finite(piece, source, name)
+            if target is not Q8_0:  # its scales say it without another pass
+                self._refuse_non_finite(piece, source, name)
             place = out[number * step : number * step + target.row_bytes(piece.size)]
             if SAME.get(source) is target:
                 place[:] = piece.view(np.uint8)
@@ -69,6 +70,9 @@ class Packer:
     def _pack_piece(self, piece: Array, source: str, target: TensorType, place: Array, name: str) -> None:
         if source == "BF16" and target is F16:
             self._bf16_to_f16(piece, place.view(np.uint16), name)
+            return
+        if source == "BF16" and target is F32:
+            np.left_shift(piece, 16, out=place.view(np.uint32), dtype=np.uint32)
             return
         values = self._widen(piece, source)
         if target is F32:
@@ -114,7 +118,9 @@ class Packer:
         """Per block of 32: float16 scale d = max|x| / 127, then 32 codes roundf(x / d)."""
         n = values.size
         scale = self._largest_of_blocks(values) / np.float32(127)
-        _refuse_beyond_f16(float(scale.max()), name)
+        if not np.isfinite(largest := scale.max()):
+            raise _broken(name)
+        _refuse_beyond_f16(float(largest), name)
         with np.errstate(divide="ignore", over="ignore"):
             inverse = np.float32(1) / scale
         inverse[~np.isfinite(inverse)] = 0  # an all-zero block, or one far below what the float16 scale can hold
@@ -144,10 +150,7 @@ class Packer:
         else:
             finite = np.isfinite(piece, out=self._bool[: piece.size]).all()
         if not finite:
-            raise ModelRefused(
-                f"Tensor {name} holds NaN or infinity: the checkpoint is damaged or its training diverged.",
-                next_step="copy the checkpoint again, or export an earlier one",
-            )
+            raise _broken(name)
 
 
 def pack(weights: Array, source: str, target: TensorType, name: str = "tensor") -> Array:
@@ -177,6 +180,13 @@ def _bf16_bits(values: Array) -> Array:
     bits = values.view(np.uint32)
     rounded: Array = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
     return rounded
+
+
+def _broken(name: str) -> ModelRefused:
+    return ModelRefused(
+        f"Tensor {name} holds NaN or infinity: the checkpoint is damaged or its training diverged.",
+        next_step="copy the checkpoint again, or export an earlier one",
+    )
 
 
 def _refuse_beyond_f16(largest: float, name: str) -> None:
