@@ -34,6 +34,11 @@ SHAPES = {
     "qwen2-7b": Shape(28, 3584, 18944, 28, 4, 128, 152064, tied=False),
     "tiny": Shape(2, 256, 512, 4, 2, 64, 1024, tied=True),
 }
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The chat template of the Qwen models."""
 TYPES = ("f16", "q8_0", "q4_0")
 
 
@@ -85,6 +90,7 @@ def _add_metadata(writer: Any, name: str, shape: Shape, context_length: int) -> 
     writer.add_token_merges(["h e"])
     writer.add_eos_token_id(shape.vocab_size - 1)
     writer.add_add_bos_token(False)
+    writer.add_chat_template(CHATML)
 
 
 def _byte_alphabet() -> list[str]:
