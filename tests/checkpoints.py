@@ -11,7 +11,6 @@ QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"\p{N}| ", r"\p{N}{1,3}| ")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -26,15 +25,23 @@ CORPUS = [
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3")
 
 
-def write_byte_level_tokenizer(folder: Path, *, split: str = QWEN2_SPLIT, **settings: Any) -> int:
-    """A byte-level BPE tokenizer with chat tokens in `folder`; the size of its vocabulary."""
+def write_byte_level_tokenizer(
+    folder: Path, *, split: str = QWEN2_SPLIT, ignore_merges: bool = False, **settings: Any
+) -> int:
+    """A byte-level BPE tokenizer with chat tokens in `folder`; the size of its vocabulary.
+
+    `split` is a regular expression, "words" for byte-level's own, or "digits" for single digits before those.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.normalizer = normalizers.NFC()
-    words = pre_tokenizers.Split(Regex(split), "isolated")
+    own = split in ("words", "digits")
+    first = [] if own else [pre_tokenizers.Split(Regex(split), "isolated")]
+    if split == "digits":
+        first = [pre_tokenizers.Digits(individual_digits=True)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [*first, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -44,8 +51,8 @@ def write_byte_level_tokenizer(folder: Path, *, split: str = QWEN2_SPLIT, **sett
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
-    own = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None}
-    _write_settings(folder, own | {"chat_template": CHAT_TEMPLATE} | settings)
+    names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None}
+    _write_settings(folder, names | {"chat_template": CHAT_TEMPLATE} | settings)
     return int(tokenizer.get_vocab_size())
 
 

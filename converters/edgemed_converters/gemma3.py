@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from edgemed.models.config import ModelConfig
 from edgemed.models.gguf_values import Value, f32, flag_array, u32
 from edgemed_converters.decoder import Decoder
 from edgemed_converters.plan import Change, ConvertedTensor
@@ -44,15 +45,9 @@ class Converter(Decoder):
         metadata = super().hyperparameters()
         sliding = self._sliding_layers()
         if any(sliding):
-            local = read_rope(self.config, "sliding_attention", self.config.number("rope_local_base_freq", 10_000.0))
-            theta = (
-                local.theta
-                if self.config.table("rope_parameters")
-                else self.config.number("rope_local_base_freq", 10_000.0)
-            )
             metadata[f"{key}.attention.sliding_window"] = u32(self.config.integer("sliding_window", 4096))
             metadata[f"{key}.attention.sliding_window_pattern"] = flag_array(sliding)
-            metadata[f"{key}.rope.freq_base_swa"] = f32(theta)
+            metadata[f"{key}.rope.freq_base_swa"] = f32(self._local_theta())
         if self.config.values.get("final_logit_softcapping") is not None:
             metadata[f"{key}.final_logit_softcapping"] = f32(self.config.number("final_logit_softcapping"))
         return metadata
@@ -78,6 +73,13 @@ class Converter(Decoder):
     def norm(self, name: str, source: str, size: int) -> ConvertedTensor:
         """Gemma multiplies by 1 + weight; the engine by the weight."""
         return self.tensor(name, source, size, change=Change.ADD_ONE)
+
+    def _local_theta(self) -> float:
+        """Rotary base of the layers with a window; older configurations have a key of its own for it."""
+        local = self.config.table("rope_parameters").get("sliding_attention")
+        if isinstance(local, dict) and local.get("rope_theta") is not None:
+            return ModelConfig(local, self.config.path).number("rope_theta")
+        return self.config.number("rope_local_base_freq", 10_000.0)
 
     def _sliding_layers(self) -> list[bool]:
         kinds = self.config.values.get("layer_types")

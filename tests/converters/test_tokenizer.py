@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import LLAMA3_SPLIT, write_byte_level_tokenizer, write_sentencepiece_tokenizer
+from checkpoints import write_byte_level_tokenizer, write_sentencepiece_tokenizer
+from edgemed_converters import pretokenizers
 from edgemed_converters.tokenizer import TokenizerPlan, TokenType, plan_tokenizer
 
 from edgemed.core.errors import ModelRefused
@@ -58,20 +59,25 @@ def test_real_tokenizers_agree_with_the_engine_s_own_vectors(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize(
-    ("split", "pre", "settings"),
+    ("split", "ignore_merges", "pre"),
     [
-        pytest.param(None, "qwen2", {}, id="qwen2"),
-        pytest.param(LLAMA3_SPLIT, "dbrx", {"bos_token": "<|im_start|>", "add_bos_token": True}, id="llama3 cuts"),
+        (pretokenizers._QWEN2, False, "qwen2"),
+        (pretokenizers._QWEN35, False, "qwen35"),
+        (pretokenizers._LLAMA3, True, "llama-bpe"),
+        (pretokenizers._LLAMA3, False, "dbrx"),
+        (pretokenizers._TEKKEN, True, "tekken"),
+        (pretokenizers._GPT4O, False, "gpt-4o"),
+        ("words", False, "gpt-2"),
+        ("digits", False, "smollm"),
     ],
 )
-def test_byte_level_tokenizers_agree_with_the_engine(
-    tmp_path: Path, split: str | None, pre: str, settings: dict[str, Any]
-) -> None:
+def test_byte_level_tokenizers_agree_with_the_engine(tmp_path: Path, split: str, ignore_merges: bool, pre: str) -> None:
     pytest.importorskip("llama_cpp")
-    size = write_byte_level_tokenizer(tmp_path, **({"split": split} if split else {}), **settings)
+    bos = {"bos_token": "<|im_start|>", "add_bos_token": True} if pre in ("llama-bpe", "dbrx") else {}
+    size = write_byte_level_tokenizer(tmp_path, split=split, ignore_merges=ignore_merges, **bos)
     plan = plan_tokenizer(tmp_path, size + 5, {})
     assert value(plan, "ggml.pre") == pre
-    assert plan.adds("bos") == bool(settings)
+    assert plan.adds("bos") == bool(bos)
     assert verify_tokens(write_vocabulary(plan, tmp_path / "v.gguf"), tmp_path, plan).identical == 1000
 
 

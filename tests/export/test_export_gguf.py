@@ -293,3 +293,34 @@ def test_a_broken_chat_template_is_noted(checkpoint: Any, tmp_path: Path) -> Non
     (source / "chat_template.jinja").write_text("{% for")
     report = export_gguf(source, tmp_path / "out.gguf", recipe="f16")
     assert any("chat template cannot be rendered" in note for note in report.notes)
+
+
+def test_an_older_configuration_gives_the_same_file(checkpoint: Any, tmp_path: Path) -> None:
+    """transformers 4 wrote rope_theta, rope_local_base_freq and sliding_window_pattern at the top level."""
+    newer, older = checkpoint("gemma3"), tmp_path / "gemma3"
+    shutil.copytree(newer, older)
+    config = json.loads((older / "config.json").read_text())
+    for key in ("rope_parameters", "layer_types", "_sliding_window_pattern"):
+        config.pop(key, None)
+    config |= {"rope_theta": 1e6, "rope_local_base_freq": 10_000.0, "sliding_window_pattern": 6, "rope_scaling": None}
+    (older / "config.json").write_text(json.dumps(config))
+    for source in (newer, older):
+        export_gguf(source, tmp_path / f"{source.parent.name}.gguf", recipe="f32")
+    files = sorted(tmp_path.glob("*.gguf"))
+    assert len(files) == 2
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_role_tokens_that_swallow_blanks_do_so_in_the_engine(tmp_path: Path) -> None:
+    """Phi-3's do; the engine knows it by the model's name, so the export gives it one that says so."""
+    pytest.importorskip("torch")
+    parent = write_checkpoint(tmp_path / "parent", "phi3")
+    tokenizer = json.loads((parent / "tokenizer.json").read_text())
+    size = len(tokenizer["model"]["vocab"])
+    for number, token in enumerate(("<|endoftext|>", "<|user|>", "<|end|>")):
+        entry = {"id": size + number, "content": token, "special": True, "rstrip": token != "<|endoftext|>"}
+        tokenizer["added_tokens"].append(entry | dict.fromkeys(("single_word", "lstrip", "normalized"), False))
+    tokenizer["added_tokens"][2]["rstrip"] = True
+    (parent / "tokenizer.json").write_text(json.dumps(tokenizer))
+    agrees(export_gguf(parent, tmp_path / "out.gguf", recipe="f16"))
+    assert check_gguf(tmp_path / "out.gguf").metadata["general.name"] == "parent (phi-3)"

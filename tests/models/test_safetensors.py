@@ -44,6 +44,7 @@ def test_tensors_are_where_the_reference_library_wrote_them(tmp_path: Path) -> N
         pytest.param({"a": entry()}, bytes(8), 10**15, id="header length beyond the file"),
         pytest.param({"a": entry()}, bytes(8), 2**64 - 1, id="largest header length"),
         pytest.param({"a": entry(), "b": entry()}, bytes(8), None, id="overlap"),
+        pytest.param({"a": entry(), "b": entry()}, bytes(16), None, id="overlap in a file of the right length"),
         pytest.param({"a": entry(span=(8, 16))}, bytes(16), None, id="hole"),
         pytest.param({"a": entry(span=(8, 0))}, bytes(8), None, id="end before begin"),
         pytest.param({"a": entry(span=(-8, 0))}, bytes(8), None, id="negative place"),
