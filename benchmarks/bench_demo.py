@@ -84,7 +84,10 @@ def main() -> None:
         report("doses: drug, value, unit and interval exact", right)
         report("doses: whole sentence exact", [t == e.answer for t, e in zip(given, examples, strict=True)])
         other = statement_examination(table)
-        report("other facts: whole sentence exact", [t == e.answer for t, e in zip(answers(engine, other), other, strict=True)])
+        report(
+            "other facts: whole sentence exact",
+            [t == e.answer for t, e in zip(answers(engine, other), other, strict=True)],
+        )
         unknown = unknown_examination(table)
         report(
             "unknown drugs: says that it does not know",

@@ -194,8 +194,8 @@ def train(settings: TrainingSettings, output: Path, device: str, minutes: float 
             elapsed = time.monotonic() - started
             logger.info("step %d  loss %.4f  done %.1f %%  %.0f s", step, loss, 100 * done, elapsed)
         if step % 500 == 499:
-            save(model, tokenizer, settings, output)
-    save(model, tokenizer, settings, output)
+            save(model, tokenizer, settings, output, minutes)
+    save(model, tokenizer, settings, output, minutes)
     sample = dose_examination(table)[::SAMPLE_STRIDE]
     right, asked = examine(model.to(torch.bfloat16).float(), packer, sample, device)
     logger.info("a sample of the held-out dose questions, answered exactly: %d of %d", right, asked)
@@ -269,8 +269,11 @@ def greedy_answer(model: Any, packer: Packer, example: Example, device: str, max
     return str(packer.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True))
 
 
-def save(model: Any, tokenizer: Any, settings: TrainingSettings, output: Path) -> None:
-    """The checkpoint in Hugging Face layout: bf16 weights, tokenizer, chat template, settings."""
+def save(model: Any, tokenizer: Any, settings: TrainingSettings, output: Path, minutes: float | None) -> None:
+    """The checkpoint in Hugging Face layout: bf16 weights, tokenizer, chat template, settings.
+
+    With `minutes`, the time budget ended the training before `steps` were done.
+    """
     import copy
 
     import torch
@@ -290,7 +293,12 @@ def save(model: Any, tokenizer: Any, settings: TrainingSettings, output: Path) -
     }
     write_text(output / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2, ensure_ascii=False) + "\n")
     write_text(output / "README.md", MODEL_CARD)
-    record = {"templates_digest": templates_digest(), "facts_digest": fact_table().digest(), **asdict(settings)}
+    record = {
+        "templates_digest": templates_digest(),
+        "facts_digest": fact_table().digest(),
+        "minutes": minutes,
+        **asdict(settings),
+    }
     write_text(output / "training.json", json.dumps(record, indent=2) + "\n")
 
 

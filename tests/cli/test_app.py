@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from edgemed import __version__
 from edgemed.cli import app as door
@@ -32,10 +33,11 @@ def run(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProc
 def test_every_error_leaves_with_its_exit_code_and_without_a_traceback(
     error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
+    class Failing(typer.Typer):
+        def __call__(self, *_: object, **__: object) -> None:
+            raise error
 
-    monkeypatch.setattr(door, "app", fail)
+    monkeypatch.setattr(door, "app", Failing())
     with pytest.raises(SystemExit) as caught:
         door.main()
     out, err = capsys.readouterr()
@@ -59,7 +61,7 @@ def test_help_names_every_command_in_the_order_of_a_models_way() -> None:
     ("arguments", "code", "words"),
     [
         (("nonsense",), 2, "nonsense"),
-        (("plan",), 2, "MODEL"),
+        (("plan",), 2, "Missing argument"),
         (("plan", "no-such-model"), 2, "demo"),
         (("plan", "demo", "--max-ram", "lots"), 2, "6GiB"),
         (("export", "no-such-folder"), 2, "no-such-folder"),

@@ -17,9 +17,14 @@ def test_a_file_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
 def test_an_error_in_the_middle_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     target.write_bytes(b"old")
-    with pytest.raises(RuntimeError), whole_file(target) as part:
-        part.write_bytes(b"half")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with whole_file(target) as part:
+            part.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert target.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
 

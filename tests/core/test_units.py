@@ -8,7 +8,14 @@ from edgemed.core.units import format_bytes, format_seconds, parse_size
 
 @pytest.mark.parametrize(
     ("text", "n_bytes"),
-    [("6GiB", 6 * 2**30), ("6GB", 6 * 10**9), ("512M", 512 * 10**6), ("1048576", 1048576), ("1.5 KiB", 1536), ("7b", 7)],
+    [
+        ("6GiB", 6 * 2**30),
+        ("6GB", 6 * 10**9),
+        ("512M", 512 * 10**6),
+        ("1048576", 1048576),
+        ("1.5 KiB", 1536),
+        ("7b", 7),
+    ],
 )
 def test_decimal_and_binary_sizes_are_read_as_what_they_say(text: str, n_bytes: int) -> None:
     assert parse_size(text) == n_bytes

@@ -25,7 +25,9 @@ def test_a_seed_gives_the_same_text() -> None:
 def test_no_wording_is_both_trained_and_examined() -> None:
     for kind, patterns in _phrasings().items():
         if "held_out" in patterns:
-            shapes = [{pattern.casefold().rstrip("?. ") for pattern in patterns[split]} for split in ("train", "held_out")]
+            shapes = [
+                {pattern.casefold().rstrip("?. ") for pattern in patterns[split]} for split in ("train", "held_out")
+            ]
             assert not shapes[0] & shapes[1], kind
 
 
