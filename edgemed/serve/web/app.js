@@ -55,8 +55,12 @@ class Speaker {
 }
 
 // A line must never end between a number and its unit: "180" and "mg" belong together.
+const UNITS = "[mcnk]?g|mcg|µg|[md]?L|ml|IU|units?|mmol|%|°C|degrees|minutes?|hours?|days?|weeks?|months?|years?"
+  + "|drops?|puffs?|tablets?|doses?";
+const BEFORE_UNIT = new RegExp(`(\\d) (?=(?:${UNITS})(?![A-Za-z]))`, "g");
+
 function withUnitsKept(text) {
-  return text.replace(/(\d) (?=(?:[mcnk]?g|mcg|µg|[md]?L|ml|IU|units?|mmol|%|°C|degrees)\b)/g, "$1\u00a0");
+  return text.replace(BEFORE_UNIT, "$1\u00a0");
 }
 
 // One question with its answer on the page.
