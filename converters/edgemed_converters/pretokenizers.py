@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgemed.models.config import as_list, as_table
+
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -52,8 +54,8 @@ def pretokenizer_name(tokenizer: dict[str, Any]) -> str | None:
     `ignore_merges` is known as dbrx.
     """
     name = _NAMES.get(tuple(_steps(tokenizer.get("pre_tokenizer"))))
-    model = tokenizer.get("model") or {}
-    added = {token.get("content") for token in tokenizer.get("added_tokens") or () if isinstance(token, dict)}
+    model = as_table(tokenizer.get("model"))
+    added = [as_table(token).get("content") for token in as_list(tokenizer.get("added_tokens"))]
     if name == "qwen2" and _DEEPSEEK_BOS in added:
         return "deepseek-r1-qwen"
     if name == "llama-bpe" and not model.get("ignore_merges"):
@@ -67,9 +69,9 @@ def _steps(node: Any) -> list[str]:
         return []
     kind = node.get("type")
     if kind == "Sequence":
-        return [step for part in node.get("pretokenizers") or () for step in _steps(part)]
+        return [step for part in as_list(node.get("pretokenizers")) for step in _steps(part)]
     if kind == "Split":
-        pattern = (node.get("pattern") or {}).get("Regex")
+        pattern = as_table(node.get("pattern")).get("Regex")
         plain = node.get("behavior") == "Isolated" and not node.get("invert")
         return [pattern if plain and isinstance(pattern, str) else "<unknown split>"]
     if kind == "Digits" and node.get("individual_digits"):

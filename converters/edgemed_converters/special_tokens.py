@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemed.core.errors import ModelRefused
-from edgemed.models.config import read_json
+from edgemed.models.config import as_list, as_table, read_json
 from edgemed.models.gguf_values import Value, flag, text, texts, u32
 
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "sep": "seperator", "mask": "mask"}
@@ -76,7 +76,7 @@ def _template_ends(node: Any) -> tuple[int | None, int | None]:
     if not isinstance(node, dict):
         return None, None
     if node.get("type") == "Sequence":
-        ends = [_template_ends(part) for part in node.get("processors") or ()]
+        ends = [_template_ends(part) for part in as_list(node.get("processors"))]
         return next((e[0] for e in ends if e[0] is not None), None), next(
             (e[1] for e in ends if e[1] is not None), None
         )
@@ -87,9 +87,11 @@ def _template_ends(node: Any) -> tuple[int | None, int | None]:
 
 
 def _special_id(node: dict[str, Any], step: Any) -> int | None:
-    name = (step.get("SpecialToken") or {}).get("id") if isinstance(step, dict) else None
-    ids = ((node.get("special_tokens") or {}).get(name) or {}).get("ids") if name else None
-    return ids[0] if isinstance(ids, list) and ids and type(ids[0]) is int else None
+    name = as_table(as_table(step).get("SpecialToken")).get("id")
+    if not isinstance(name, str):
+        return None
+    ids = as_list(as_table(as_table(node.get("special_tokens")).get(name)).get("ids"))
+    return ids[0] if ids and type(ids[0]) is int else None
 
 
 def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, Value]:

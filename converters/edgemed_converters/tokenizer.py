@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemed.core.errors import ModelRefused
-from edgemed.models.config import read_json
+from edgemed.models.config import as_list, as_table, read_json
 from edgemed.models.gguf_values import Value, f32_array, flag, i32_array, text, texts
 from edgemed_converters.pretokenizers import KNOWN, pretokenizer_name
 from edgemed_converters.special_tokens import special_token_metadata
@@ -153,7 +153,7 @@ def _sentencepiece(
 
 
 def _strips(tokenizer: dict[str, Any]) -> bool:
-    return any(token.get("rstrip") for token in tokenizer.get("added_tokens") or () if isinstance(token, dict))
+    return any(as_table(token).get("rstrip") for token in as_list(tokenizer.get("added_tokens")))
 
 
 def _scores(vocabulary: _Vocabulary, merges: list[tuple[str, str]]) -> list[float]:
@@ -170,10 +170,10 @@ def _scores(vocabulary: _Vocabulary, merges: list[tuple[str, str]]) -> list[floa
 
 def _vocabulary(path: Path, tokenizer: dict[str, Any], vocab_size: int) -> _Vocabulary:
     vocab = tokenizer["model"].get("vocab")
-    added = tokenizer.get("added_tokens") or []
-    if not isinstance(vocab, dict) or not vocab or not isinstance(added, list):
+    if not isinstance(vocab, dict) or not vocab:
         raise _refused(path, "it has no vocabulary")
-    pairs = [*vocab.items(), *((token.get("content"), token.get("id")) for token in added if isinstance(token, dict))]
+    added = [as_table(token) for token in as_list(tokenizer.get("added_tokens"))]
+    pairs = [*vocab.items(), *((token.get("content"), token.get("id")) for token in added)]
     tokens = [""] * vocab_size
     for token, number in pairs:
         if not isinstance(token, str) or type(number) is not int or not 0 <= number < vocab_size:
@@ -183,7 +183,7 @@ def _vocabulary(path: Path, tokenizer: dict[str, Any], vocab_size: int) -> _Voca
         if tokens[number] not in ("", token):
             raise _refused(path, f"number {number} means both {tokens[number][:40]!r} and {token[:40]!r}")
         tokens[number] = token
-    types = _types(tokenizer, tokens)
+    types = _types(tokenizer["model"], added, tokens)
     for number, token in enumerate(tokens):
         if not token:
             tokens[number] = f"[PAD{number}]"  # rows of the embedding that no token uses
@@ -192,15 +192,14 @@ def _vocabulary(path: Path, tokenizer: dict[str, Any], vocab_size: int) -> _Voca
     return _Vocabulary(tokens, types)
 
 
-def _types(tokenizer: dict[str, Any], tokens: list[str]) -> list[int]:
+def _types(model: dict[str, Any], added: list[dict[str, Any]], tokens: list[str]) -> list[int]:
     types = [TokenType.NORMAL if token else TokenType.UNUSED for token in tokens]
-    model = tokenizer["model"]
     if model.get("byte_fallback"):
         numbers = {token: number for number, token in enumerate(tokens)}
         for byte in range(256):
             if (number := numbers.get(f"<0x{byte:02X}>")) is not None:
                 types[number] = TokenType.BYTE
-    for token in tokenizer.get("added_tokens") or ():
+    for token in added:
         special = token.get("special") or _looks_special(token["content"])
         types[token["id"]] = TokenType.CONTROL if special else TokenType.USER_DEFINED
         if not special and not token.get("normalized"):
@@ -237,7 +236,7 @@ def _is_byte_level(tokenizer: dict[str, Any]) -> bool:
     def holds(node: Any) -> bool:
         if not isinstance(node, dict):
             return False
-        return node.get("type") == "ByteLevel" or any(holds(part) for part in node.get("pretokenizers") or ())
+        return node.get("type") == "ByteLevel" or any(holds(part) for part in as_list(node.get("pretokenizers")))
 
     return holds(tokenizer.get("pre_tokenizer"))
 
@@ -257,21 +256,21 @@ def _normalization(node: Any) -> tuple[str, str]:
 def _space_prefix(tokenizer: dict[str, Any]) -> str | None:
     """When text gets a leading space: "always", "first" or "never"; None for anything not understood."""
     prefix = "never"
-    normalizer = tokenizer.get("normalizer")
-    parts = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    normalizer = as_table(tokenizer.get("normalizer"))
+    parts = [as_table(part) for part in as_list(normalizer.get("normalizers")) or [normalizer] if part]
     for part in parts:
         if part.get("type") == "Prepend" and part.get("prepend") == _SPACE:
             prefix = "always"
         elif part.get("type") != "Replace" or part.get("content") != _SPACE:
             return None
-    pre = tokenizer.get("pre_tokenizer")
-    if pre is None:
+    if tokenizer.get("pre_tokenizer") is None:
         return prefix if parts else None
+    pre = as_table(tokenizer["pre_tokenizer"])
     if pre.get("type") == "Metaspace" and pre.get("replacement") == _SPACE:
         default = "always" if pre.get("add_prefix_space", True) else "never"
         scheme = str(pre.get("prepend_scheme", default))
         return scheme if scheme in ("always", "first", "never") and prefix == "never" else None
-    if pre.get("type") == "Split" and (pre.get("pattern") or {}).get("String") == " ":
+    if pre.get("type") == "Split" and as_table(pre.get("pattern")).get("String") == " ":
         return prefix  # Gemma: a cut at spaces, of which none are left after the normalizer
     return None
 

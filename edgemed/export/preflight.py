@@ -19,6 +19,7 @@ from edgemed.core.units import format_bytes
 from edgemed.export.engine_question import require_engine
 from edgemed.export.gguf_writer import Layout, OutputTensor, lay_out
 from edgemed.export.report import Fallback
+from edgemed.export.verify_tokens import open_original
 from edgemed.formats.recipes import FILE_TYPE, choose_format, recipe_type
 from edgemed.models.chat_template import render_chat
 from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_checkpoint
@@ -65,6 +66,8 @@ def prepare(source: Path, output: Path, recipe: str) -> ExportPlan:
     spec = _gather(faults, lambda: spec_from_checkpoint(checkpoint))
     vocab_size = _gather([], lambda: checkpoint.config.integer("vocab_size")) or 0
     tokenizer = _gather(faults, lambda: plan_tokenizer(source, vocab_size, checkpoint.config.values))
+    if tokenizer is not None:
+        _gather(faults, lambda: open_original(source))
     _gather(faults, lambda: _check_output(output))
     _gather(faults, _check_memory)
     if conversion is None or spec is None or tokenizer is None:

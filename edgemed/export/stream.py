@@ -19,7 +19,7 @@ from edgemed.formats.packing import SAME, Packer, to_float32
 from edgemed.models.checkpoint import TensorReader
 from edgemed.models.safetensors import StoredTensor
 
-CHUNK_BYTES = 512 * 1024
+CHUNK_BYTES = 1024 * 1024
 """Bytes of a checkpoint in one piece: read, packed and written while it is still in a core's cache."""
 _PACKERS = 2
 """Threads that pack; more do not help, memory and disk are slower."""

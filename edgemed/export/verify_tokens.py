@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from edgemed_converters.tokenizer import TokenizerPlan
 
@@ -16,11 +17,7 @@ from edgemed.models.config import read_json
 
 def verify_tokens(exported: Path, checkpoint: Path, plan: TokenizerPlan) -> TokenCheck:
     """The comparison on 1,000 strings. Raises ModelRefused when any string, or the BOS and EOS rule, differs."""
-    from tokenizers import Tokenizer
-
-    original = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    original.no_padding()
-    original.no_truncation()
+    original = open_original(checkpoint)
     raw = _texts(checkpoint, plan)
     # The engine leaves text as it is; whoever asks it normalizes first, so equal ids are wanted of normalized text.
     texts = [unicodedata.normalize("NFC", text) for text in raw] if plan.normalization == "NFC" else raw
@@ -36,6 +33,22 @@ def verify_tokens(exported: Path, checkpoint: Path, plan: TokenizerPlan) -> Toke
         identical=len(texts),
         normalized_first=sum(before != after for before, after in zip(raw, texts, strict=True)),
     )
+
+
+def open_original(checkpoint: Path) -> Any:
+    """The checkpoint's own tokenizer, of the `tokenizers` library. Raises ModelRefused when that refuses its file."""
+    from tokenizers import Tokenizer
+
+    path = checkpoint / "tokenizer.json"
+    try:
+        original = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelRefused(
+            f"{path} is refused by the tokenizers library: {str(error)[:120]}.", next_step="copy the file again"
+        ) from error
+    original.no_padding()
+    original.no_truncation()
+    return original
 
 
 def _texts(checkpoint: Path, plan: TokenizerPlan) -> list[str]:

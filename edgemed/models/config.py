@@ -32,6 +32,16 @@ def read_json(path: Path, *, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]
     return value
 
 
+def as_table(value: object) -> dict[str, Any]:
+    """`value` when it is an object of a JSON file, else an empty one: for files of unknown structure."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    """`value` when it is an array of a JSON file, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
 class ModelConfig:
     """The values of one `config.json`; every look-up checks type and range and raises ModelRefused."""
 

@@ -179,6 +179,14 @@ def test_recipes_that_are_not_there_name_those_that_are(source: Path, tmp_path: 
     assert "f16, bf16, f32, q8_0" in error.what
 
 
+def test_a_tokenizer_its_own_library_refuses_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
+    path = source / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    del tokenizer["decoder"]["type"]
+    path.write_text(json.dumps(tokenizer))
+    assert "tokenizers library" in refused(source, tmp_path).what
+
+
 def test_a_file_of_another_kind_is_never_replaced(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "thesis.docx"
     output.write_bytes(b"PK years of work")
