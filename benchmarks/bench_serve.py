@@ -67,25 +67,28 @@ def main() -> None:
 
 def compare(model: Path, threads: int, n_tokens: int, rounds: int, answers: int) -> dict[str, Any]:
     """Both sides in turns, their ratio, and the time to the first token of every streamed answer."""
-    pairs, first_ms = [], []
+    pairs, first_ms, own_us = [], [], []
     with server(model, threads) as (http, tell):
         for turn in range(rounds + 1):
             n_prompt, _ = stream(http, SHORT)
             bare_s = [1 / tell(f"bare {n_prompt} {n_tokens - SHORT}") for _ in range(answers)]
-            before = tell("cpu")
+            before, own_before = tell("cpu"), tell("own")
             short = [stream(http, SHORT) for _ in range(answers)]
-            middle = tell("cpu")
+            middle, own_middle = tell("cpu"), tell("own")
             long = [stream(http, n_tokens) for _ in range(answers)]
-            after = tell("cpu")
-            served = answers * (n_tokens - SHORT) / ((after - middle) - (middle - before))
+            after, own_after = tell("cpu"), tell("own")
+            n = answers * (n_tokens - SHORT)
+            served = n / ((after - middle) - (middle - before))
             if turn:  # the first turn warms both up
                 pairs.append((1 / statistics.mean(bare_s), served))
+                own_us.append(((own_after - own_middle) - (own_middle - own_before)) / n * 1e6)
                 first_ms += [ttft for _, ttft in short + long]
     return {
         "prompt_tokens": n_prompt,
         "bare_tokens_per_cpu_s": summary([bare for bare, _ in pairs]),
         "http_tokens_per_cpu_s": summary([served for _, served in pairs]),
         "overhead_us_per_token": summary([1e6 / served - 1e6 / bare for bare, served in pairs]),
+        "server_process_us_per_token": summary(own_us),
         "ratio": summary([served / bare for bare, served in pairs]),
         "ttft_ms": summary(first_ms),
     }
