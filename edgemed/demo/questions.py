@@ -30,6 +30,10 @@ SELF_ANSWER = (
 )
 
 
+_TOO_SHORT = frozenset("infection disease treatment attack poisoning overdose reaction conditions admission".split())  # noqa: SIM905
+"""Words that name no illness alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A question, the answer the table gives, and the fact it comes from ("" for none)."""
@@ -49,11 +53,13 @@ def training_examples(table: FactTable, rng: random.Random) -> Iterator[Example]
     history: tuple[Message, ...] = ()
     while True:
         draw = rng.random()
-        if draw < 0.54:
+        if draw < 0.43:
             example = dose_example(rng.choice(doses), doses, rng, "train")
-        elif draw < 0.84:
+        elif draw < 0.68:
             example = statement_example(rng.choice(statements), rng, "train")
-        elif draw < 0.90:
+        elif draw < 0.84:
+            example = vague_example(rng.choice(doses), doses, rng)
+        elif draw < 0.88:
             example = _underspecified(rng.choice(doses), doses, rng)
         elif draw < 0.98:
             example = _unknown(doses, known, strangers, rng)
@@ -120,6 +126,62 @@ def has_dose(answer: str, dose: Dose) -> bool:
     return bool(colon) and head.casefold().startswith(dose.drug.casefold()) and bool(re.match(pattern, rest))
 
 
+def vague_example(dose: Dose, doses: list[Dose], rng: random.Random) -> Example:
+    """A question in a hurry: the illness in short, the patient without the band the dose depends on.
+
+    One fact that fits is the answer; when several fit, the answer names them without a number and asks which.
+    """
+    condition = rng.choice(short_conditions(dose.condition))
+    who, with_detail = _vague_who(dose, rng)
+    fitting = [
+        other
+        for other in doses
+        if other.drug == dose.drug
+        and condition in short_conditions(other.condition)
+        and (not who or other.group == dose.group)
+        and (not with_detail or other.detail == dose.detail)
+    ]
+    name = rng.choice([dose.drug, dose.drug, *dose.also])
+    pattern = _dose_pattern(rng, "train") if who else rng.choice(_phrasings()["dose"]["without_patient"])
+    question = _fill(pattern, name=name, condition=condition, who=who)
+    if len(fitting) == 1:
+        return Example(question, dose.sentence(), dose.id)
+    known = "; ".join(f"{other.condition}, {other.who}, {other.route}" for other in fitting[:4])
+    more = "; and others" if len(fitting) > 4 else ""
+    drug = dose.drug[:1].upper() + dose.drug[1:]
+    return Example(question, f"{drug}: I know several doses. Which one do you mean: {known}{more}?")
+
+
+@cache
+def short_conditions(condition: str) -> tuple[str, ...]:
+    """The condition, and what is left of it when a hurried person names it.
+
+    Preventing an illness is not treating it, so "prevention of ..." keeps its first words.
+    """
+    plain = re.sub(r" ?\([^)]*\)", "", condition).strip()
+    if re.match(r"(prevention|suppression|symptoms|treatment|reducing|routine|intermittent|secondary)\b", plain):
+        return tuple(dict.fromkeys([condition, plain]))
+    head = re.split(r" (?:with|in|due to|other than|when|before|after|needing|where|by|that) ", plain)[0]
+    parts = [part.strip() for part in re.split(r" or |, | and ", head)]
+    words = head.split()
+    shorter = [plain, head, *parts, " ".join(words[-2:]), words[-1]]
+    return tuple(dict.fromkeys([condition, *(text for text in shorter if len(text) > 3 and text not in _TOO_SHORT)]))
+
+
+def _vague_who(dose: Dose, rng: random.Random) -> tuple[str, bool]:
+    """The patient as a hurried person names it, and whether the fact's own band is in it."""
+    draw = rng.random()
+    if draw < 0.25:
+        return "", False
+    if draw < 0.50 and dose.detail:
+        return _who(dose, rng), True
+    if draw < 0.75 or dose.group not in ("child", "adult"):
+        return str(rng.choice(_phrasings()["who"][dose.group])), False
+    years = rng.randint(1, 12) if dose.group == "child" else rng.randint(18, 80)
+    weight = 2 * years + 8 if dose.group == "child" else rng.randint(45, 90)
+    return str(rng.choice(_phrasings()["free_age"][dose.group])).format(years=years, weight=weight), False
+
+
 def _underspecified(dose: Dose, doses: list[Dose], rng: random.Random) -> Example:
     """A question that several facts could answer: the model must ask back instead of choosing one."""
     same_drug = [other for other in doses if other.drug == dose.drug]
@@ -149,11 +211,19 @@ def _unknown(doses: list[Dose], known: set[tuple[str, str]], strangers: list[str
     fields = {"condition": dose.condition, "who": _who(dose, rng)}
     if draw < 0.65:
         pattern = rng.choice(texts["patterns"]) if rng.random() < 0.3 else _dose_pattern(rng, "train")
-        return Example(_fill(pattern, name=rng.choice(strangers), **fields), UNKNOWN_ANSWER)
+        name = rng.choice(strangers) if rng.random() < 0.5 else _invented_name(rng)
+        return Example(_fill(pattern, name=name, **fields), UNKNOWN_ANSWER)
     drug = rng.choice(doses).drug
     if (drug, dose.condition) in known:
         return dose_example(dose, doses, rng, "train")
     return Example(_fill(_dose_pattern(rng, "train"), name=drug, **fields), UNKNOWN_ANSWER)
+
+
+def _invented_name(rng: random.Random) -> str:
+    """A name that sounds like a drug's: whoever has not read it in the table must say so."""
+    pieces = _phrasings()["invented"]
+    middle = "".join(rng.choice(pieces["middle"]) for _ in range(rng.randint(0, 2)))
+    return str(rng.choice(pieces["start"]) + middle + rng.choice(pieces["end"]))
 
 
 def _dose_pattern(rng: random.Random, split: Split) -> str:

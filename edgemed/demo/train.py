@@ -170,14 +170,23 @@ def build_model(settings: TrainingSettings) -> Any:
     return Qwen2ForCausalLM(config)
 
 
-def train(settings: TrainingSettings, output: Path, device: str, minutes: float | None = None) -> None:
-    """Train, examine and save; `minutes` ends the schedule early with a full decay, for a fixed time budget."""
+def train(
+    settings: TrainingSettings, output: Path, device: str, minutes: float | None = None, start: Path | None = None
+) -> None:
+    """Train, examine and save; `minutes` ends the schedule early with a full decay, for a fixed time budget.
+
+    With `start` the weights and the tokenizer of an earlier checkpoint are trained on.
+    """
     import torch
 
     table = fact_table()
-    tokenizer = train_tokenizer(table, settings.vocab_size, settings.seed)
+    if start is None:
+        tokenizer = train_tokenizer(table, settings.vocab_size, settings.seed)
+        model = build_model(settings).to(device)
+    else:
+        tokenizer, model = _earlier(start)
+        model = model.to(device)
     packer = Packer(tokenizer, settings.pack_length, settings.question_weight)
-    model = build_model(settings).to(device)
     logger.info("%.2fM parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     optimizers = _optimizers(model, settings)
     rows = packed_rows(table, packer, settings)
@@ -199,6 +208,15 @@ def train(settings: TrainingSettings, output: Path, device: str, minutes: float 
     sample = dose_examination(table)[::SAMPLE_STRIDE]
     right, asked = examine(model.to(torch.bfloat16).float(), packer, sample, device)
     logger.info("a sample of the held-out dose questions, answered exactly: %d of %d", right, asked)
+
+
+def _earlier(folder: Path) -> tuple[Any, Any]:
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    return Tokenizer.from_file(str(folder / "tokenizer.json")), model.train()
 
 
 def _step(model: Any, optimizers: list[Any], rows: list[tuple[Any, ...]], device: str) -> float:
@@ -309,11 +327,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TrainingSettings.steps)
     parser.add_argument("--rows", type=int, default=TrainingSettings.rows)
     parser.add_argument("--minutes", type=float, help="end the schedule, fully decayed, after this many minutes")
+    parser.add_argument("--start", type=Path, help="train on from this checkpoint, at --rate of the usual speed")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
+    parser.add_argument("--seed", type=int, default=TrainingSettings.seed)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = TrainingSettings(steps=arguments.steps, rows=arguments.rows)
-    train(settings, arguments.output, arguments.device, minutes=arguments.minutes)
+    usual = TrainingSettings()
+    settings = TrainingSettings(
+        seed=arguments.seed,
+        steps=arguments.steps,
+        rows=arguments.rows,
+        matrix_rate=usual.matrix_rate * arguments.rate,
+        other_rate=usual.other_rate * arguments.rate,
+    )
+    train(settings, arguments.output, arguments.device, arguments.minutes, arguments.start)
 
 
 if __name__ == "__main__":
