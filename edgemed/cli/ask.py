@@ -61,11 +61,9 @@ def _answer(question: str, path: Path, max_tokens: int, console: Console) -> Ask
     from edgemed.demo import DEMO_NAME, DEMO_NOTICE, is_demo
     from edgemed.engines.registry import open_engine
     from edgemed.medical.category import category_of
-    from edgemed.models.gguf import check_gguf
     from edgemed.plan.store import plan_for
     from edgemed.serve.options import CARE_NOTICE
 
-    check_gguf(path)  # before the machine is measured: a damaged file should not cost seconds
     category, demo = category_of(question), is_demo(path)
     config = plan_for(path, console, n_slots=1).engine_config.model_copy(update={"model_path": path})
     engine = open_engine(config, console)

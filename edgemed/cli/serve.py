@@ -30,8 +30,10 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve a model in the browser until Ctrl-C; streaming, and with OpenAI's interface under /v1."""
+    from edgemed.core.privacy import forbid_core_dumps
     from edgemed.serve.server import stop_signals_raise
 
+    forbid_core_dumps()
     console = Console(json_mode=json, verbose=verbose)
     if offline:
         _go_offline()

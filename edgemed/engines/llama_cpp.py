@@ -183,9 +183,16 @@ class LlamaCpp:
         try:
             return self._pieces[token]
         except KeyError:
-            ends = self._api.llama_vocab_is_eog(self._vocab, token)
+            ends = self._ends_answer(token)
             piece = self._pieces[token] = None if ends else self._read_piece(token)
             return piece
+
+    def _ends_answer(self, token: int) -> bool:
+        """True for end-of-generation tokens, and for any other control token: a model that begins a turn of the
+        user itself, "<|im_start|>user", has ended its answer, and what follows would be read as part of it."""
+        if self._api.llama_vocab_is_eog(self._vocab, token):
+            return True
+        return bool(self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_CONTROL)
 
     def close(self) -> None:
         """Free the model and its memory; the engine is of no use afterwards."""

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from edgemed.core.errors import EdgemedError, EngineFailed
 from edgemed.core.offline import forbid_outgoing_connections
+from edgemed.core.privacy import forbid_core_dumps
 from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
 from edgemed.core.units import MIB
 from edgemed.engines import wire
@@ -31,7 +32,7 @@ _MOST_REFUSED_STEPS = 3
 """Refused steps in a row after which the process gives up; the supervisor starts a new one."""
 _READER_STACK_BYTES = 64 * MIB
 """For llama.cpp's std::regex; see its adapter."""
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG = 1
 """prctl(2)."""
 
 
@@ -151,16 +152,11 @@ def _harden(parent: int) -> None:
     """No core file with a patient's words, no signal meant for the parent, no life without the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager sends it to both; the parent ends us in order
-    if os.name == "posix":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_core_dumps()
     if sys.platform == "linux":
         import ctypes
 
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_DUMPABLE, 0)  # a core dump that is piped to a program ignores the limit above
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os._exit(0)
 

@@ -25,7 +25,7 @@ from edgemed.hardware.profile import (
     save_profile,
 )
 from edgemed.hardware.record import EngineProfile, HardwareProfile, hardware_id, value_of
-from edgemed.plan.make import PlanRequest, make_plan
+from edgemed.plan.make import PlanRequest, make_plan, read_spec
 from edgemed.plan.record import RAM, Plan
 
 
@@ -48,6 +48,7 @@ def plan_for(
     saved = _saved_plan(target)
     if saved is not None and still_holds(saved, model_path):
         return saved
+    read_spec(model_path)  # before the machine is measured: a damaged file should not cost seconds
     profile = current_profile(watcher)
     request = PlanRequest(context_length=context_length, n_slots=n_slots)
     plan = make_plan(model_path, profile, request, watcher)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost
+from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, UsageError
 from edgemed.engines.base import (
     DoneEvent,
     Engine,
@@ -76,6 +76,8 @@ class ChatEndpoint:
             await asyncio.to_thread(answer.submit, ready)
         except EngineFailed as error:
             raise _engine_failure(str(error), retryable=isinstance(error, EngineLost)) from None
+        except UsageError as error:
+            raise ApiError(400, str(error), code="question_refused", param="messages") from None
         except EdgemedError as error:
             raise ApiError(500, str(error), code="model_refused") from None
 

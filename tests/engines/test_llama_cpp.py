@@ -92,6 +92,14 @@ def test_an_answer_ends_at_the_models_own_end_token(ending_model: Path) -> None:
     assert not any(token in text for text in texts.values() for token in SPECIAL_TOKENS)
 
 
+def test_a_control_token_ends_the_answer_and_an_ordinary_one_does_not(endless_model: Path) -> None:
+    tokens = vocabulary()
+    control = [tokens.index(text) for text in SPECIAL_TOKENS]
+    ordinary = tokens.index("the") if "the" in tokens else 70
+    code = f"engine = load(); print(json.dumps([engine.piece(t) is None for t in {[*control, ordinary]}]))"
+    assert run(endless_model, code) == [*(True for _ in control), False]
+
+
 def test_the_same_seed_draws_the_same_answer_and_another_seed_another(endless_model: Path) -> None:
     first, again, other, cold = run(
         endless_model,

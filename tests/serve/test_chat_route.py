@@ -12,6 +12,8 @@ import httpx
 import pytest
 from serving import Running, serving
 
+from edgemed.core.errors import UsageError
+from edgemed.core.prompt import PromptPart
 from edgemed.engines.base import GenerationRequest
 from edgemed.engines.fake import FakeEngine
 
@@ -124,6 +126,17 @@ def test_too_long_prompt_is_a_400_with_both_numbers() -> None:
         assert server.engine.requests == []
         assert "the limit is 112 tokens (128 in all" in error["message"]
         assert int(error["message"].split("too long: ")[1].split()[0]) > 500
+
+
+def test_a_question_that_the_tokenizer_refuses_is_a_400_in_its_own_words() -> None:
+    class Choosy(FakeEngine):
+        def tokenize(self, parts: list[PromptPart]) -> list[int]:
+            raise UsageError("A word of 60000 characters cannot be read.", next_step="shorten it")
+
+    with serving(Choosy()) as server:
+        response = server.chat("x" * 60_000)
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "question_refused")
+        assert "60000 characters" in response.json()["error"]["message"]
 
 
 def test_prompt_and_asked_answer_must_fit_together() -> None:
