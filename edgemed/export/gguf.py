@@ -53,9 +53,9 @@ def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT) -> None:
     with (
         progress.task("Converting", plan.layout.file_bytes, "B") as task,
         plan.checkpoint.reader() as reader,
-        TensorStream(reader) as stream,
         GgufWriter(part, plan.layout) as writer,
     ):
+        stream = TensorStream(reader)
         for tensor in plan.layout.tensors:
             if tensor.name in computed:
                 writer.write(tensor, [computed[tensor.name].values.tobytes()])

@@ -1,13 +1,12 @@
-"""Tensors on their way: rows are read, changed and packed a piece at a time, in memory that is used again and again."""
+"""Tensors on their way: rows are read, changed and packed a piece at a time, in memory that is used again and again.
+
+One thread does it all. Packing on two threads was measured and gave nothing: numpy's operations on a piece that fits in
+cache take microseconds, and threads lose as much by handing the interpreter's lock to and fro.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,25 +20,8 @@ from edgemed.models.safetensors import StoredTensor
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes of a checkpoint in one piece: read, packed and written while it is still in a core's cache."""
-_PACKERS = 2
-"""Threads that pack; more do not help, memory and disk are slower."""
 
 Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(slots=True)
-class _Slot:
-    """The memory of one piece on its way."""
-
-    raw: Bytes = field(default_factory=lambda: np.empty(CHUNK_BYTES, np.uint8))
-    packed: Bytes = field(default_factory=lambda: np.empty(2 * CHUNK_BYTES, np.uint8))
-
-    def room(self, raw_bytes: int, packed_bytes: int) -> None:
-        """Grow for pieces that cannot be smaller: whole heads of a very wide model."""
-        if self.raw.size < raw_bytes:
-            self.raw = np.empty(raw_bytes, np.uint8)
-        if self.packed.size < packed_bytes:
-            self.packed = np.empty(packed_bytes, np.uint8)
 
 
 class TensorStream:
@@ -47,63 +29,41 @@ class TensorStream:
 
     def __init__(self, reader: TensorReader) -> None:
         self._reader = reader
-        self._slots = [_Slot() for _ in range(2 * _PACKERS)]
-        self._checker = Packer()
-        self._own = threading.local()
-        self._workers = ThreadPoolExecutor(_PACKERS, "pack", initializer=self._equip)
-
-    def __enter__(self) -> TensorStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._workers.shutdown(cancel_futures=True)
+        self._packer = Packer()
+        self._raw = np.empty(CHUNK_BYTES, np.uint8)
+        self._packed = np.empty(2 * CHUNK_BYTES, np.uint8)
 
     def packed(self, stored: StoredTensor, planned: ConvertedTensor, target: TensorType) -> Iterator[Bytes]:
         """The packed bytes of one tensor, in order; each piece is good until the next is asked for.
 
-        Reading stays in this thread. Packing runs on threads (numpy lets go of the interpreter's lock), so that the
-        next piece is read and the last one written meanwhile; what only needs to be checked stays here too.
         Raises ModelRefused for values that cannot be packed.
         """
-        if SAME.get(stored.dtype) is target and planned.change is Change.NONE:
-            yield from self._checked(stored, planned)
-            return
-        waiting: deque[Future[Bytes]] = deque()
-        for number, (start, stop) in enumerate(_pieces(stored, planned)):
-            if len(waiting) == len(self._slots):
-                yield waiting.popleft().result()
-            slot = self._slots[number % len(self._slots)]
-            elements = (stop - start) * _columns(stored)
-            slot.room(elements * 4, target.row_bytes(elements))
-            rows = self._reader.rows(stored, start, stop, slot.raw)
-            waiting.append(self._workers.submit(self._convert, slot, rows, stored.dtype, planned, target))
-        while waiting:
-            yield waiting.popleft().result()
-
-    def _checked(self, stored: StoredTensor, planned: ConvertedTensor) -> Iterator[Bytes]:
-        slot = self._slots[0]
+        unchanged = SAME.get(stored.dtype) is target and planned.change is Change.NONE
         for start, stop in _pieces(stored, planned):
-            slot.room((stop - start) * _columns(stored) * 4, 0)
-            rows = self._reader.rows(stored, start, stop, slot.raw)
-            self._checker.check(rows, stored.dtype, stored.name)
-            yield rows.reshape(-1).view(np.uint8)
+            rows = self._rows(stored, start, stop)
+            if unchanged:
+                self._packer.check(rows, stored.dtype, stored.name)
+                yield rows.reshape(-1).view(np.uint8)
+            else:
+                yield self._convert(rows, stored.dtype, planned, target)
 
-    def _equip(self) -> None:
-        """Give a thread its scratch memory, which stays in its core's cache."""
-        self._own.packer = Packer()
+    def _rows(self, stored: StoredTensor, start: int, stop: int) -> npt.NDArray[Any]:
+        n_bytes = (stop - start) * (stored.n_bytes // stored.shape[0])
+        if self._raw.size < n_bytes:  # pieces that cannot be smaller: whole heads, or one row, of a very wide model
+            self._raw = np.empty(n_bytes, np.uint8)
+        return self._reader.rows(stored, start, stop, self._raw)
 
-    def _convert(
-        self, slot: _Slot, rows: npt.NDArray[Any], dtype: str, planned: ConvertedTensor, target: TensorType
-    ) -> Bytes:
+    def _convert(self, rows: npt.NDArray[Any], dtype: str, planned: ConvertedTensor, target: TensorType) -> Bytes:
         if planned.change is Change.INTERLEAVE_HEADS:
             head_dim = planned.shape[0] // planned.n_heads
             rows = interleave_heads(rows, rows.shape[0] // head_dim)
         elif planned.change is Change.ADD_ONE:
             rows, dtype = to_float32(rows, dtype) + np.float32(1), "F32"
-        packed = slot.packed[: target.row_bytes(rows.size)]
-        self._own.packer.pack(rows, dtype, target, packed, planned.source)
+        n_bytes = target.row_bytes(rows.size)
+        if self._packed.size < n_bytes:
+            self._packed = np.empty(n_bytes, np.uint8)
+        packed = self._packed[:n_bytes]
+        self._packer.pack(rows, dtype, target, packed, planned.source)
         return packed
 
 
@@ -116,10 +76,3 @@ def _pieces(stored: StoredTensor, planned: ConvertedTensor) -> Iterator[tuple[in
         step = max(head_dim, step // head_dim * head_dim)
     for start in range(0, n_rows, step):
         yield start, min(start + step, n_rows)
-
-
-def _columns(stored: StoredTensor) -> int:
-    columns = 1
-    for extent in stored.shape[1:]:
-        columns *= extent
-    return columns
