@@ -131,18 +131,21 @@ def vague_example(dose: Dose, doses: list[Dose], rng: random.Random) -> Example:
 
     One fact that fits is the answer; when several fit, the answer names them without a number and asks which.
     """
-    condition = rng.choice(short_conditions(dose.condition))
     who, with_detail = _vague_who(dose, rng)
+    condition = "" if who and rng.random() < 0.25 else rng.choice(short_conditions(dose.condition))
     fitting = [
         other
         for other in doses
         if other.drug == dose.drug
-        and condition in short_conditions(other.condition)
+        and (not condition or condition in short_conditions(other.condition))
         and (not who or other.group == dose.group)
         and (not with_detail or other.detail == dose.detail)
     ]
     name = rng.choice([dose.drug, dose.drug, *dose.also])
-    pattern = _dose_pattern(rng, "train") if who else rng.choice(_phrasings()["dose"]["without_patient"])
+    if who and condition:
+        pattern = _dose_pattern(rng, "train")
+    else:
+        pattern = rng.choice(_phrasings()["dose"]["without_patient" if condition else "without_condition"])
     question = _fill(pattern, name=name, condition=condition, who=who)
     if len(fitting) == 1:
         return Example(question, dose.sentence(), dose.id)

@@ -186,6 +186,7 @@ def train(
     else:
         tokenizer, model = _earlier(start)
         model = model.to(device)
+    stage = Stage(settings, minutes, _runs_of(start))
     packer = Packer(tokenizer, settings.pack_length, settings.question_weight)
     logger.info("%.2fM parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     optimizers = _optimizers(model, settings)
@@ -203,8 +204,8 @@ def train(
             elapsed = time.monotonic() - started
             logger.info("step %d  loss %.4f  done %.1f %%  %.0f s", step, loss, 100 * done, elapsed)
         if step % 500 == 499:
-            save(model, tokenizer, settings, output, minutes)
-    save(model, tokenizer, settings, output, minutes)
+            save(model, tokenizer, stage, output)
+    save(model, tokenizer, stage, output)
     sample = dose_examination(table)[::SAMPLE_STRIDE]
     right, asked = examine(model.to(torch.bfloat16).float(), packer, sample, device)
     logger.info("a sample of the held-out dose questions, answered exactly: %d of %d", right, asked)
@@ -217,6 +218,10 @@ def _earlier(folder: Path) -> tuple[Any, Any]:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     return Tokenizer.from_file(str(folder / "tokenizer.json")), model.train()
+
+
+def _runs_of(start: Path | None) -> list[dict[str, Any]]:
+    return [] if start is None else list(json.loads((start / "training.json").read_text(encoding="utf-8"))["runs"])
 
 
 def _step(model: Any, optimizers: list[Any], rows: list[tuple[Any, ...]], device: str) -> float:
@@ -287,11 +292,23 @@ def greedy_answer(model: Any, packer: Packer, example: Example, device: str, max
     return str(packer.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=True))
 
 
-def save(model: Any, tokenizer: Any, settings: TrainingSettings, output: Path, minutes: float | None) -> None:
-    """The checkpoint in Hugging Face layout: bf16 weights, tokenizer, chat template, settings.
+@dataclass(frozen=True)
+class Stage:
+    """One run of training, as it is written down beside the weights."""
 
-    With `minutes`, the time budget ended the training before `steps` were done.
-    """
+    settings: TrainingSettings
+    minutes: float | None
+    """The time budget; with one, it ended the training before `steps` were done."""
+    earlier: list[dict[str, Any]]
+    """The runs that the weights had been through before."""
+
+    def record(self) -> list[dict[str, Any]]:
+        """All runs, in order."""
+        return [*self.earlier, {"minutes": self.minutes, **asdict(self.settings)}]
+
+
+def save(model: Any, tokenizer: Any, stage: Stage, output: Path) -> None:
+    """The checkpoint in Hugging Face layout: bf16 weights, tokenizer, chat template, how it was trained."""
     import copy
 
     import torch
@@ -305,7 +322,7 @@ def save(model: Any, tokenizer: Any, settings: TrainingSettings, output: Path, m
         "pad_token": SPECIAL_TOKENS[0],
         "bos_token": None,
         "add_bos_token": False,
-        "model_max_length": settings.context_length,
+        "model_max_length": stage.settings.context_length,
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
@@ -314,8 +331,7 @@ def save(model: Any, tokenizer: Any, settings: TrainingSettings, output: Path, m
     record = {
         "templates_digest": templates_digest(),
         "facts_digest": fact_table().digest(),
-        "minutes": minutes,
-        **asdict(settings),
+        "runs": stage.record(),
     }
     write_text(output / "training.json", json.dumps(record, indent=2) + "\n")
 
