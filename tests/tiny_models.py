@@ -49,11 +49,13 @@ def write_tiny_qwen2(
     ends: bool = False,
     nan: bool = False,
     pre: str = "qwen2",
+    normalization: str = "",
 ) -> Path:
     """Write the model and return its path.
 
     Its greedy answers go on for ever unless `ends`, for then special tokens are as likely as the others;
-    `nan` spoils one weight; `pre` names llama.cpp's rule for finding words.
+    `nan` spoils one weight; `pre` names llama.cpp's rule for finding words;
+    `normalization` is what our exporter writes down of the original tokenizer.
     """
     import gguf
     import numpy as np
@@ -81,6 +83,8 @@ def write_tiny_qwen2(
     writer.add_pad_token_id(tokens.index("<|endoftext|>"))
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
+    if normalization:
+        writer.add_string("edgemed.tokenizer.normalization", normalization)
 
     random = np.random.default_rng(seed)
     for name, size in tensor_shapes(shape, len(tokens)).items():

@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -123,6 +124,8 @@ class LlamaCpp:
         self._api.llama_sampler_chain_add(self._greedy, self._api.llama_sampler_init_greedy())
         self._samplers: list[Any] = [None] * config.n_slots
         self._pieces: dict[int, bytes | None] = {}
+        # The library leaves out what Qwen's own tokenizer does first; our exporter writes it down.
+        self._composes = self._metadata("edgemed.tokenizer.normalization") == "NFC"
         self._tokenizer = self._new_tokenizer()
         self._check_forward()
         self.info = self._describe(time.monotonic() - began)
@@ -293,6 +296,8 @@ class LlamaCpp:
     def _encode(self, text: str) -> list[int]:
         """Ids of plain text; the text of a special token is spelled out."""
         _check_runs(text)
+        if self._composes:
+            text = unicodedata.normalize("NFC", text)
         data = text.encode("utf-8", errors="replace")
         size = len(data) + 2  # one for SentencePiece's leading blank
         ids = (self._api.llama_token * size)()

@@ -100,6 +100,18 @@ def test_a_control_token_ends_the_answer_and_an_ordinary_one_does_not(endless_mo
     assert run(endless_model, code) == [*(True for _ in control), False]
 
 
+def test_letters_are_composed_first_where_the_original_tokenizer_did_so(endless_model: Path, tmp_path: Path) -> None:
+    composing = write_tiny_qwen2(tmp_path / "nfc.gguf", normalization="NFC")
+    code = (
+        "engine = load()\n"
+        "print(json.dumps([engine.tokenize([PromptPart(t, special=False)]) for t in ('fie\\u0300vre', 'fi\\u00e8vre')]))"
+    )
+    decomposed, composed = run(composing, code)
+    assert decomposed == composed
+    decomposed, composed = run(endless_model, code)
+    assert decomposed != composed
+
+
 def test_the_same_seed_draws_the_same_answer_and_another_seed_another(endless_model: Path) -> None:
     first, again, other, cold = run(
         endless_model,
