@@ -104,7 +104,8 @@ def test_letters_are_composed_first_where_the_original_tokenizer_did_so(endless_
     composing = write_tiny_qwen2(tmp_path / "nfc.gguf", normalization="NFC")
     code = (
         "engine = load()\n"
-        "print(json.dumps([engine.tokenize([PromptPart(t, special=False)]) for t in ('fie\\u0300vre', 'fi\\u00e8vre')]))"
+        "words = ('fie\\u0300vre', 'fi\\u00e8vre')\n"
+        "print(json.dumps([engine.tokenize([PromptPart(word, special=False)]) for word in words]))"
     )
     decomposed, composed = run(composing, code)
     assert decomposed == composed
