@@ -13,11 +13,13 @@ from pathlib import Path
 
 from edgemed.demo import demo_model_path
 from edgemed.demo.questions import (
+    UNKNOWN_ANSWER,
     Example,
     dose_examination,
     has_dose,
     statement_examination,
     unknown_examination,
+    vague_examination,
 )
 from edgemed.demo.table import fact_table
 from edgemed.engines.base import DoneEvent, Engine, EngineConfig, ErrorEvent, Event, GenerationRequest, TextEvent
@@ -62,6 +64,11 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
     return 100 * (middle - half) / (1 + z * z / asked), 100 * (middle + half) / (1 + z * z / asked)
 
 
+def _wrong_number(text: str, example: Example) -> bool:
+    """True when the answer gives a dose that the table does not give for this question."""
+    return text != example.answer and text != UNKNOWN_ANSWER and "Which one do you mean" not in text
+
+
 def report(title: str, right: list[bool]) -> None:
     low, high = wilson(sum(right), len(right))
     share = 100 * sum(right) / len(right)
@@ -87,6 +94,16 @@ def main() -> None:
         report(
             "other facts: whole sentence exact",
             [t == e.answer for t, e in zip(answers(engine, other), other, strict=True)],
+        )
+        vague = vague_examination(table)
+        replies = answers(engine, vague)
+        report(
+            "hurried questions: the one dose, or asks which",
+            [t == e.answer for t, e in zip(replies, vague, strict=True)],
+        )
+        report(
+            "hurried questions: a number that is no answer",
+            [_wrong_number(t, e) for t, e in zip(replies, vague, strict=True)],
         )
         unknown = unknown_examination(table)
         report(

@@ -58,7 +58,7 @@ def training_examples(table: FactTable, rng: random.Random) -> Iterator[Example]
         elif draw < 0.68:
             example = statement_example(rng.choice(statements), rng, "train")
         elif draw < 0.84:
-            example = vague_example(rng.choice(doses), doses, rng)
+            example = vague_example(rng.choice(doses), doses, rng, "train")
         elif draw < 0.88:
             example = _underspecified(rng.choice(doses), doses, rng)
         elif draw < 0.98:
@@ -86,6 +86,13 @@ def statement_examination(table: FactTable, seed: int = 0) -> list[Example]:
         for fact in table.statements()
         for pattern in _phrasings()[fact.kind]["held_out"]
     ]
+
+
+def vague_examination(table: FactTable, seed: int = 0) -> list[Example]:
+    """Four hurried questions about every dose fact, in held-out phrasings: one in five must be asked back."""
+    rng = random.Random(seed)
+    doses = list(table.doses())
+    return [vague_example(dose, doses, rng, "held_out") for dose in doses for _ in range(4)]
 
 
 def unknown_examination(table: FactTable, seed: int = 0) -> list[Example]:
@@ -126,13 +133,15 @@ def has_dose(answer: str, dose: Dose) -> bool:
     return bool(colon) and head.casefold().startswith(dose.drug.casefold()) and bool(re.match(pattern, rest))
 
 
-def vague_example(dose: Dose, doses: list[Dose], rng: random.Random) -> Example:
+def vague_example(dose: Dose, doses: list[Dose], rng: random.Random, split: Split) -> Example:
     """A question in a hurry: the illness in short, the patient without the band the dose depends on.
 
     One fact that fits is the answer; when several fit, the answer names them without a number and asks which.
     """
     who, with_detail = _vague_who(dose, rng)
-    condition = "" if who and rng.random() < 0.25 else rng.choice(short_conditions(dose.condition))
+    while split == "held_out" and not who:  # wordings without a patient are for training only
+        who, with_detail = _vague_who(dose, rng)
+    condition = "" if split == "train" and who and rng.random() < 0.25 else rng.choice(short_conditions(dose.condition))
     fitting = [
         other
         for other in doses
@@ -143,7 +152,7 @@ def vague_example(dose: Dose, doses: list[Dose], rng: random.Random) -> Example:
     ]
     name = rng.choice([dose.drug, dose.drug, *dose.also])
     if who and condition:
-        pattern = _dose_pattern(rng, "train")
+        pattern = _dose_pattern(rng, split)
     else:
         pattern = rng.choice(_phrasings()["dose"]["without_patient" if condition else "without_condition"])
     question = _fill(pattern, name=name, condition=condition, who=who)
