@@ -1,65 +1,121 @@
-"""The `edgemed` command: one door through which every error leaves, with its exit code."""
+"""The `edgemed` command: one door through which every error leaves, with its exit code.
+
+Next to nothing is imported before `main` runs, so that Ctrl-C while libraries load leaves through it as well.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
+if TYPE_CHECKING:
+    from types import FrameType
 
-from edgemed import __version__
-from edgemed.cli.console import Console
-from edgemed.core.errors import EXIT_INTERRUPTED, EdgemedError
+    from edgemed.core.errors import EdgemedError
 
-app = typer.Typer(
-    name="edgemed",
-    help="Take a large medical language model to a clinic laptop with no internet.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        Console().text(f"edgemed {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Answers are decision support under a clinician's eye, never a replacement for it."""
+_INTERRUPTED = 130
+_OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
 def main() -> None:
     """Run the command line; ends the process with the contract's exit code."""
-    from edgemed.cli import commands
-
-    commands.register(app)
     try:
-        app(prog_name="edgemed")
+        _open_closed_streams()
+        _end_by_exception()
+        _run()
+    except KeyboardInterrupt:
+        _end_interrupted()
+    except SystemExit as end:
+        if _was_interrupted(end):
+            _end_interrupted()
+        raise
+
+
+def _run() -> None:
+    """The command, with every error said on stderr; SystemExit tells the exit code."""
+    from edgemed.cli import commands
+    from edgemed.cli.console import Console
+    from edgemed.core.errors import EdgemedError
+
+    try:
+        try:
+            commands.app(prog_name="edgemed")
+        finally:
+            sys.stdout.flush()  # here, where a full disk can still be said
     except EdgemedError as error:
         Console().error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console().note("Interrupted.")
-        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has left
+        _forget_output()  # its reader has left
         sys.exit(1)
     except Exception as error:
-        Console().error(_unexpected(error))
+        if isinstance(error, OSError) and error.errno in _OUTPUT_FAULTS and error.filename is None:
+            _forget_output()
+            Console().error(_unwritten(error))
+        else:
+            Console().error(_unexpected(error))
         sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that were closed lead nowhere; otherwise the next file opened would take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _end_by_exception() -> None:
+    """SIGTERM and a closed terminal end the command by an exception, so that half-written files are removed.
+
+    What the caller chose to ignore (nohup) stays ignored; `serve` has handlers of its own.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _was_interrupted(end: BaseException) -> bool:
+    """Whether typer made this end out of Ctrl-C."""
+    link: BaseException | None = end
+    while link is not None:
+        if isinstance(link, KeyboardInterrupt):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
+
+
+def _end_interrupted() -> NoReturn:
+    sys.stderr.write("Interrupted.\n")  # the console may be what was being imported
+    sys.exit(_INTERRUPTED)
+
+
+def _forget_output() -> None:
+    """What is still in the buffer of stdout goes nowhere, so that the interpreter's own last flush succeeds."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unwritten(error: OSError) -> EdgemedError:
+    from edgemed.core.errors import EdgemedError
+
+    return EdgemedError(
+        f"The output could not be written: {error.strerror}.",
+        next_step="free space where it goes, or send it to another place",
+    )
 
 
 def _unexpected(error: Exception) -> EdgemedError:
     """Our own mistake, without the traceback: where it happened, so that it can be reported."""
     import traceback
+
+    from edgemed.core.errors import EdgemedError
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(frame.filename)}:{frame.lineno}"  # noqa: PTH119

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from edgemed.core.errors import EdgemedError
@@ -51,14 +51,15 @@ class Console:
             print(f"  {name:<{width}}  {value}")
 
     def note(self, text: str) -> None:
-        """A line on stderr."""
-        print(text, file=sys.stderr, flush=True)
+        """A line on stderr; lost when stderr cannot be written, for that is no reason to stop."""
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     def error(self, error: EdgemedError) -> None:
         """What went wrong and what to do next, on stderr."""
-        print(f"error: {error.what}", file=sys.stderr)
+        self.note(f"error: {error.what}")
         if error.next_step:
-            print(f"Next: {error.next_step}", file=sys.stderr)
+            self.note(f"Next: {error.next_step}")
 
     @contextmanager
     def task(self, title: str, total: float, unit: str = "") -> Iterator[Task]:

@@ -40,13 +40,13 @@ def plan(
         max_vram_bytes=None if max_vram is None else parse_size(max_vram),
     )
     found = make_plan(resolve_model(model), _machine(profile, console), request, console)
-    if save is not None:
-        save_plan(found, save)
-        console.note(f"Saved as {save}")
     console.record(found)
     console.table(f"{found.model.path.name} on this machine" if profile is None else "The plan", rows_of(found))
     for note in found.notes:
         console.note(note)
+    if save is not None:
+        save_plan(found, save)
+        console.note(f"Saved as {save}")
 
 
 def _machine(profile: Path | None, console: Console) -> HardwareProfile:

@@ -24,16 +24,20 @@ def profile(
     verbose: Verbose = False,
 ) -> None:
     """Measure this machine: processor, memory, disk, GPUs, power."""
-    from edgemed.hardware.profile import measure_profile, save_profile
+    from edgemed.hardware.profile import current_profile_path, measure_profile, save_profile
+    from edgemed.plan.store import keep
 
     console = Console(json_mode=json, verbose=verbose)
     found = measure_profile(console, quick=quick)
-    kept = [save_profile(found), *([save_profile(found, save)] if save else [])]
     console.record(found)
     console.table("This machine", rows_of(found))
     for warning in found.warnings:
         console.note(warning)
-    console.note(f"Saved as {' and '.join(str(path) for path in kept)}")
+    kept = [current_profile_path()] if keep(console, lambda: save_profile(found)) else []
+    if save is not None:
+        kept.append(save_profile(found, save))
+    if kept:
+        console.note(f"Saved as {' and '.join(str(path) for path in kept)}")
 
 
 def rows_of(found: HardwareProfile) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -21,10 +22,14 @@ def whole_file(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends well.
 
     The file is synced to disk before the rename. On any error, also Ctrl-C, nothing is left behind
-    and an older `target` stays as it was. Raises EdgemedError for a full or read-only disk.
+    and an older `target` stays as it was. Raises EdgemedError for a full or read-only disk, and for a place that
+    cannot be.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise _unwritten(target, error) from error
     os.close(handle)
     part = Path(name)
     try:
@@ -34,10 +39,7 @@ def whole_file(target: Path) -> Iterator[Path]:
         part.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise EdgemedError(
-            f"{target} could not be written: {error.strerror or error}.",
-            next_step="free space on that disk, or choose another place with --output",
-        ) from error
+        raise _unwritten(target, error) from error
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
@@ -67,8 +69,16 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise UsageError(
             f"{folder} has {format_bytes(free)} free; {format_bytes(needed_bytes)} are needed.",
-            next_step="free space there, or choose another disk with --output",
+            next_step="free space there, or choose another disk",
         )
+
+
+def _unwritten(target: Path, error: OSError) -> EdgemedError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return EdgemedError(
+        f"{target} could not be written: {error.strerror or error}.",
+        next_step="free space on that disk, or name another place" if full else "name another place, a writable one",
+    )
 
 
 def _sync(path: Path) -> None:

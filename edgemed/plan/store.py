@@ -52,7 +52,7 @@ def plan_for(
     profile = current_profile(watcher)
     request = PlanRequest(context_length=context_length, n_slots=n_slots)
     plan = make_plan(model_path, profile, request, watcher)
-    _keep(watcher, lambda: save_plan(plan, target))
+    keep(watcher, lambda: save_plan(plan, target))
     return plan
 
 
@@ -114,12 +114,14 @@ def _gpus_have_room(plan: Plan) -> bool:
     return all(plan.needed_bytes(place) <= free.get(place, 0) for place in places)
 
 
-def _keep(progress: Progress, save: Callable[[], object]) -> None:
-    """Save if the disk lets us: a stick that is write-protected must not keep the model from running."""
+def keep(progress: Progress, save: Callable[[], object]) -> bool:
+    """Whether it was saved; if not, a note says why: a write-protected stick must not keep a model from running."""
     try:
         save()
     except (EdgemedError, OSError) as error:
         progress.note(f"Not kept for the next start: {error}")
+        return False
+    return True
 
 
 def hardware_now() -> str:
@@ -139,7 +141,7 @@ def current_profile(progress: Progress) -> HardwareProfile:
         usable = False
     if not usable:
         profile = measure_profile(progress, quick=True)
-        _keep(progress, lambda: save_profile(profile))
+        keep(progress, lambda: save_profile(profile))
         return profile
     _, free = read_ram()
     now: dict[str, object] = {"memory": profile.memory.model_copy(update={"free": free})}

@@ -1,6 +1,8 @@
 """The one door of the command line: exit codes, where words go, and no traceback for anybody."""
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import typer
 
 from edgemed import __version__
 from edgemed.cli import app as door
+from edgemed.cli import commands
 from edgemed.core import errors
 
 EXIT_CODES = {
@@ -37,7 +40,7 @@ def test_every_error_leaves_with_its_exit_code_and_without_a_traceback(
         def __call__(self, *_: object, **__: object) -> None:
             raise error
 
-    monkeypatch.setattr(door, "app", Failing())
+    monkeypatch.setattr(commands, "app", Failing())
     with pytest.raises(SystemExit) as caught:
         door.main()
     out, err = capsys.readouterr()
@@ -45,6 +48,85 @@ def test_every_error_leaves_with_its_exit_code_and_without_a_traceback(
     assert out == ""
     assert "Traceback" not in err
     assert "secret" not in err
+
+
+def test_ctrl_c_in_a_command_says_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "app", app)
+    monkeypatch.setattr(sys, "argv", ["edgemed"])
+    with pytest.raises(SystemExit) as caught:
+        door.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr() == ("", "Interrupted.\n")
+
+
+def script(lines: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that prepares something and then runs the command line."""
+    program = f"{lines}\nfrom edgemed.cli.app import main\nmain()"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, timeout=100)
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "edgemed.core.errors"])
+def test_ctrl_c_while_libraries_load_leaves_no_traceback(module: str, tmp_path: Path) -> None:
+    done = script(
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())",
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_half_written_file_is_removed_when_the_command_is_told_to_stop(name: str, tmp_path: Path) -> None:
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"this system has no {name}")
+    done = script(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from edgemed.cli import commands\n"
+        "from edgemed.core.files import whole_file\n"
+        "def write(prog_name):\n"
+        "    with whole_file(Path('big.gguf')) as part:\n"
+        "        part.write_bytes(b'half')\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        part.write_bytes(b'whole')\n"
+        "commands.app = write",
+        tmp_path,
+    )
+    assert done.returncode == 128 + number, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def shell(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = f"{shlex.quote(sys.executable)} -m edgemed.cli.app {words}"
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=folder, timeout=100)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("words", ["--version", "--help"])
+def test_output_that_cannot_be_written_is_said(words: str, tmp_path: Path) -> None:
+    done = shell(f"{words} > /dev/full", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: The output could not be written: No space left")
+    assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_errors_do_not_go_to_stdout_when_stderr_is_closed(tmp_path: Path) -> None:
+    done = shell("plan no-such-model 2>&-", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_the_version_is_shown() -> None:

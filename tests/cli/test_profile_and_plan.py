@@ -51,6 +51,21 @@ def test_profile_prints_the_record_alone_and_keeps_it(tmp_path: Path) -> None:
     assert "Saved as" in result.stderr
 
 
+def test_a_profile_that_cannot_be_kept_is_shown(home: Path) -> None:
+    home.write_bytes(b"a file where the data directory should be")
+    result = edgemed("profile", "--quick", "--json")
+    assert result.exit_code == 0, result.output
+    assert HardwareProfile.model_validate_json(result.stdout)
+    assert "Not kept" in result.stderr
+
+
+def test_a_profile_that_cannot_be_saved_is_shown_before_the_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    result = edgemed("profile", "--quick", "--json", "--save", str(tmp_path / "file" / "profile.json"))
+    assert isinstance(result.exception, EdgemedError)
+    assert HardwareProfile.model_validate_json(result.stdout)
+
+
 def test_profile_shows_every_figure_or_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = dict(profile.rows_of(machine()))
     assert rows["memory"] == "8 GiB free of 16 GiB"
@@ -67,6 +82,13 @@ def test_plan_prints_the_record_alone(model: Path, laptop: Path, tmp_path: Path)
     assert found == load_plan(saved)
     assert found.engine_config.n_slots == 2
     assert "To mend it: run this" in result.stderr
+
+
+def test_a_plan_that_cannot_be_saved_is_shown_before_the_error(model: Path, laptop: Path, tmp_path: Path) -> None:
+    impossible = tmp_path / "laptop.json" / "plan.json"
+    result = edgemed("plan", str(model), "--profile", str(laptop), "--json", "--save", str(impossible))
+    assert isinstance(result.exception, EdgemedError)
+    assert Plan.model_validate_json(result.stdout)
 
 
 def test_plan_shows_memory_part_by_part_with_its_basis(model: Path, laptop: Path) -> None:

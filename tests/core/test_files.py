@@ -36,11 +36,21 @@ def test_a_full_disk_leaves_no_half_file_and_names_the_next_step(tmp_path: Path)
     if done.returncode:
         pytest.skip("mounting a small tmpfs is refused here")
     try:
-        with pytest.raises(EdgemedError, match="--output"), whole_file(mount / "big") as part:
+        with pytest.raises(EdgemedError, match="free space"), whole_file(mount / "big") as part:
             part.write_bytes(bytes(2 * 2**20))
         assert list(mount.iterdir()) == []
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("name", ["file/a.txt", "file/sub/a.txt", "n" * 300, "folder"])
+def test_an_impossible_place_is_refused_with_a_next_step(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EdgemedError, match="could not be written") as caught:
+        write_text(tmp_path / name, "hello")
+    assert "another place" in caught.value.next_step
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_space_is_checked_before_the_work_with_both_numbers(tmp_path: Path) -> None:
