@@ -133,7 +133,7 @@ class EngineHealth(Record):
     waiting: int = 0
     restarts: int = 0
     seconds_since_progress: float | None = None
-    """None while nothing is running."""
+    """None while there is nothing to do."""
     detail: str = ""
 
 

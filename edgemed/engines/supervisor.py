@@ -2,7 +2,8 @@
 
 A malformed model, a driver's fault or the system's memory killer ends the child, not the server. Then
     running requests end with a retryable ErrorEvent: half an answer cannot be continued safely,
-    requests that had not begun wait for the next child, and nobody notices more than a delay,
+    requests that had not begun wait for the next child, and nobody notices more than a delay; they are then
+    sent one at a time, and one whose sending ends a second child fails for good,
     a new child is started after a pause that doubles, until there were too many.
 A child that shows no progress for too long while it has work is taken for hung and killed.
 
@@ -40,6 +41,10 @@ from edgemed.engines.limits import Limits, RestartBudget
 _log = logging.getLogger(__name__)
 _State = Literal["starting", "ready", "restarting", "failed", "closed"]
 
+_MOST_LOSSES = 2
+"""Children that one question may cost; with more, it would use up the restarts that all share."""
+_GIVEN_UP = f"The engine's process ended {_MOST_LOSSES} times when it was given this question. Ask in other words."
+
 
 @dataclass(slots=True)
 class _Request:
@@ -49,6 +54,8 @@ class _Request:
     sent: bool = False
     begun: bool = False
     cancelled: bool = False
+    losses: int = 0
+    """Children that ended after the request was sent to them and before they began it."""
 
 
 class EngineProcess:
@@ -108,22 +115,19 @@ class EngineProcess:
     def tokenize(self, parts: list[PromptPart]) -> list[int]:
         """Token ids of the prompt. Waits for the engine: up to `tokenize_s`, and longer while it is loading.
 
-        Raises EngineFailed, EngineLost when asking again may help, UsageError for a text that is no prose.
+        A text that was with a child when it ended is sent to the next one. Raises EngineFailed, EngineLost when
+        asking again may help, UsageError for a text that is no prose.
         """
         with self._changed:
-            child = self._ready_child()
-            self._number += 1
-            number = self._number
-            self._note_work()
-            self._answers[number] = None
-            child.send(wire.encode_parts(number, parts))
-            self._changed.wait_for(
-                lambda: self._answers[number] is not None or self._child is not child or self._child_ended,
-                self._limits.tokenize_s,
-            )
-            row = self._answers.pop(number)
-        if row is None:
-            raise EngineLost("The engine did not tokenize the prompt in time.", next_step="ask again")
+            for _ in range(_MOST_LOSSES):
+                row = self._tokens_row(self._ready_child(), parts)
+                if row is not None:
+                    break
+            else:
+                raise EngineFailed(
+                    f"The engine's process ended {_MOST_LOSSES} times while it read this question.",
+                    next_step="ask in other words",
+                )
         if row[2] is None:
             raise wire.error_of(row[3])
         return list(row[2])
@@ -138,8 +142,7 @@ class EngineProcess:
             self._note_work()
             entry = _Request(request, on_event, time.monotonic())
             self._requests[request.id] = entry
-            if self._state == "ready":
-                self._send(entry)
+            self._send_waiting()
 
     def cancel(self, request_id: str) -> None:
         """End a request early; unknown and finished ids are ignored."""
@@ -162,7 +165,7 @@ class EngineProcess:
                 running=running,
                 waiting=len(self._requests) - running,
                 restarts=self._restarts,
-                seconds_since_progress=time.monotonic() - self._progress_at if running else None,
+                seconds_since_progress=time.monotonic() - self._progress_at if self._busy() else None,
                 detail=self._detail,
             )
 
@@ -201,10 +204,29 @@ class EngineProcess:
                     return
 
     def _ready_child(self) -> ChildProcess:
-        self._changed.wait_for(lambda: self._state not in ("starting", "restarting"))
+        # A child that has just ended still counts as ready until the watch has seen it.
+        self._changed.wait_for(
+            lambda: self._state in ("failed", "closed") or (self._state == "ready" and not self._child_ended)
+        )
         self._require_open()
         assert self._child is not None
         return self._child
+
+    def _tokens_row(self, child: ChildProcess, parts: list[PromptPart]) -> list[Any] | None:
+        """The child's answer; None when it ended before it answered. Raises EngineLost when it takes too long."""
+        self._number += 1
+        number = self._number
+        self._note_work()
+        self._answers[number] = None
+        child.send(wire.encode_parts(number, parts))
+        over = self._changed.wait_for(
+            lambda: self._answers[number] is not None or self._child is not child or self._child_ended,
+            self._limits.tokenize_s,
+        )
+        row = self._answers.pop(number)
+        if not over:
+            raise EngineLost("The engine did not tokenize the prompt in time.", next_step="ask again")
+        return row
 
     def _require_open(self) -> None:
         if self._state == "failed":
@@ -220,6 +242,23 @@ class EngineProcess:
 
     def _busy(self) -> bool:
         return bool(self._requests or self._answers)
+
+    def _send_waiting(self) -> None:
+        """Send what waits: all of it, so that no slot is ever idle.
+
+        While one of them was there when a child ended, only one that can begin at once: that shows whose fault it is.
+        """
+        if self._state != "ready" or self._child_ended:
+            return
+        assert self._info is not None
+        for entry in self._requests.values():
+            if entry.sent:
+                continue
+            if any(other.losses and not other.begun for other in self._requests.values()):
+                sent = [other for other in self._requests.values() if other.sent]
+                if len(sent) >= self._info.n_slots or not all(other.begun for other in sent):
+                    return
+            self._send(entry)
 
     def _send(self, entry: _Request) -> None:
         assert self._child is not None
@@ -244,6 +283,7 @@ class EngineProcess:
                         entry.begun = True
                 else:
                     self._hear_control(row)
+            self._send_waiting()
 
     def _hear_control(self, row: list[Any]) -> None:
         kind = row[0]
@@ -256,8 +296,6 @@ class EngineProcess:
         elif kind == wire.READY and self._state in ("starting", "restarting"):
             self._info = EngineInfo.model_validate(row[1])
             self._state, self._loaded = "ready", 1.0
-            for entry in self._requests.values():
-                self._send(entry)
         self._changed.notify_all()
 
     def _deliver(self, entry: _Request, event: Event) -> None:
@@ -382,12 +420,16 @@ class EngineProcess:
 
     def _end_begun(self, message: str) -> None:
         for entry in list(self._requests.values()):
+            entry.losses += entry.sent
             entry.sent = False
             if entry.cancelled:
                 self._end_unsent(entry, "cancelled")
             elif entry.begun:
                 del self._requests[entry.request.id]
                 self._deliver(entry, ErrorEvent(message, retryable=True))
+            elif entry.losses >= _MOST_LOSSES:
+                del self._requests[entry.request.id]
+                self._deliver(entry, ErrorEvent(_GIVEN_UP, retryable=False))
 
     def _expire_unsent(self, now: float) -> None:
         for entry in list(self._requests.values()):

@@ -16,11 +16,10 @@ class AnswerText:
     at the same character, the longest. Bytes that are no UTF-8 become U+FFFD.
     """
 
-    __slots__ = ("_decoder", "_held", "_openings", "_stops", "stopped")
+    __slots__ = ("_decoder", "_held", "_stops", "stopped")
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._openings = tuple({stop[:n] for stop in self._stops for n in range(1, len(stop))})
         self._decoder = _NEW_DECODER(errors="replace")
         self._held = ""
         self.stopped = False
@@ -50,6 +49,14 @@ class AnswerText:
 
     def _opening_at_end(self, text: str) -> int:
         """Characters at the end of `text` that may be the beginning of a stop string."""
-        if not self._openings or not text.endswith(self._openings):
-            return 0
-        return max(len(opening) for opening in self._openings if text.endswith(opening))
+        return max(_overlap(text, stop) for stop in self._stops)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of `text` that begin `stop`, without all of it; prefixes are compared, never stored."""
+    at = max(0, len(text) - len(stop) + 1)
+    while (at := text.find(stop[0], at)) >= 0:
+        if stop.startswith(text[at:]):
+            return len(text) - at
+        at += 1
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 from hypothesis import example, given
@@ -74,6 +75,17 @@ def test_text_without_a_stop_string_is_never_held_back() -> None:
     assert answer.push(b"one") == "one"
     assert answer.push(b"\n") == ""
     assert answer.push(b"two") == "\ntwo"
+
+
+def test_a_long_stop_string_takes_no_more_memory_than_a_few_copies() -> None:
+    stop = "x" * 4000
+    tracemalloc.start()
+    answer = AnswerText([stop + "y"])
+    assert answer.push(b"a" + stop.encode()) == "a"
+    assert answer.push(b"z") == stop + "z"
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 20 * len(stop)  # all its beginnings would be 2000 copies
 
 
 def test_an_empty_stop_string_stops_nothing() -> None:

@@ -17,9 +17,10 @@ import psutil
 import pytest
 from conftest import Answer, ask
 
-from edgemed.core.errors import EngineFailed, ModelRefused, UsageError
+from edgemed.core.errors import EngineFailed, EngineLost, ModelRefused, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.core.settings import ENGINE_ENVIRONMENT
+from edgemed.engines import wire
 from edgemed.engines.base import DoneEvent, EngineConfig, ErrorEvent, GenerationRequest, Sampling, TextEvent
 from edgemed.engines.limits import Limits
 from edgemed.engines.registry import open_engine
@@ -211,6 +212,63 @@ def test_a_killed_worker_fails_the_running_and_serves_the_waiting(endless_model:
         health = engine.health()
         assert (health.state, health.restarts) == ("ready", 1)
         assert ask(engine, request("again")).done().reason == "length"
+
+
+@posix
+def test_the_next_question_after_a_killed_worker_is_served(endless_model: Path) -> None:
+    with opened(endless_model) as engine:
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        assert engine.tokenize([PromptPart("hello", False)])
+        assert ask(engine, request("next")).done().reason == "length"
+        assert engine.health().restarts == 1
+
+
+NONSENSE = b"no line of ours\n"
+"""Ends the child that reads it."""
+
+
+def test_a_request_that_ends_two_workers_fails_and_those_around_it_are_served(
+    endless_model: Path, monkeypatch: Any
+) -> None:
+    encode = wire.encode_request
+
+    def poisoned(one: GenerationRequest, age_s: float) -> bytes:
+        return NONSENSE if one.id == "poison" else encode(one, age_s)
+
+    monkeypatch.setattr(wire, "encode_request", poisoned)
+    with opened(endless_model, Limits(first_pause_s=0.01), n_slots=1) as engine:
+        running = begun(engine)
+        before, poison, after = (ask(engine, request(name)) for name in ("before", "poison", "after"))
+        assert running.error().retryable
+        error = poison.error()
+        assert not error.retryable
+        assert "2 times" in error.message
+        assert [before.done().reason, after.done().reason] == ["length", "length"]
+        assert (engine.health().state, engine.health().restarts) == ("ready", 2)
+
+
+def test_a_text_that_ends_two_workers_is_refused(endless_model: Path, monkeypatch: Any) -> None:
+    with opened(endless_model, Limits(first_pause_s=0.01)) as engine:
+        with monkeypatch.context() as poisoned:
+            poisoned.setattr(wire, "encode_parts", lambda *_: NONSENSE)
+            with pytest.raises(EngineFailed, match="2 times") as caught:
+                engine.tokenize([PromptPart("hello", False)])
+        assert not isinstance(caught.value, EngineLost)
+        assert engine.tokenize([PromptPart("hello", False)])
+        assert engine.health().restarts == 2
+
+
+@posix
+def test_a_worker_that_is_stuck_before_it_begins_shows_no_progress(endless_model: Path) -> None:
+    with opened(endless_model) as engine:
+        assert engine.health().seconds_since_progress is None
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        ask(engine, request("a"))
+        health = engine.health()
+        assert health.running == 0
+        assert health.seconds_since_progress is not None
 
 
 @posix
