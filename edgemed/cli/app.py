@@ -52,12 +52,9 @@ def _run() -> None:
         _forget_output()  # its reader has left
         sys.exit(1)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _OUTPUT_FAULTS and error.filename is None:
-            _forget_output()
-            Console().error(_unwritten(error))
-        else:
-            Console().error(_unexpected(error))
-        sys.exit(1)
+        shown = _explained(error)
+        Console().error(shown)
+        sys.exit(shown.exit_code)
 
 
 def _open_closed_streams() -> None:
@@ -102,13 +99,27 @@ def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _unwritten(error: OSError) -> EdgemedError:
-    from edgemed.core.errors import EdgemedError
+def _explained(error: Exception) -> EdgemedError:
+    """What any command can meet in its surroundings; everything else is our own mistake."""
+    from edgemed.core.errors import EdgemedError, UsageError
 
-    return EdgemedError(
-        f"The output could not be written: {error.strerror}.",
-        next_step="free space where it goes, or send it to another place",
-    )
+    if isinstance(error, OSError) and error.errno in _OUTPUT_FAULTS and error.filename is None:
+        _forget_output()
+        return EdgemedError(
+            f"The output could not be written: {error.strerror}.",
+            next_step="free space where it goes, or send it to another place",
+        )
+    if isinstance(error, FileNotFoundError) and _folder_is_gone():
+        return UsageError("The current folder no longer exists.", next_step="go to another folder (cd) and try again")
+    return _unexpected(error)
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _unexpected(error: Exception) -> EdgemedError:

@@ -100,10 +100,18 @@ def _size_faults(header: GgufHeader) -> list[str]:
     if hidden > MAX_EXTENT:
         faults.append(f"embedding_length is {hidden}")
     if layers and not faults:
-        highest = max((int(m[1]) for t in header.tensors if (m := _BLOCK.fullmatch(t.name))), default=layers - 1)
-        if highest >= layers:
-            faults.append(f"it has a tensor of layer {highest}, but {layers} layers")
+        faults += _layer_faults(header, layers)
     return faults
+
+
+def _layer_faults(header: GgufHeader, layers: int) -> list[str]:
+    found = {int(match[1]) for tensor in header.tensors if (match := _BLOCK.fullmatch(tensor.name))}
+    if not found:
+        return []
+    if max(found) >= layers:
+        return [f"it has a tensor of layer {max(found)}, but {layers} layers"]
+    missing = next((layer for layer in range(layers) if layer not in found), None)
+    return [] if missing is None else [f"it says {layers} layers, and holds no tensor of layer {missing}"]
 
 
 def _attention_faults(header: GgufHeader) -> list[str]:
@@ -139,9 +147,10 @@ def _expert_faults(header: GgufHeader) -> list[str]:
 
 
 def _vocabulary_faults(header: GgufHeader) -> list[str]:
-    if header.metadata.get("tokenizer.ggml.model") in (None, "no_vocab", "none"):
-        return []
-    tokens = header.read_array("tokenizer.ggml.tokens")
+    kind = header.metadata.get("tokenizer.ggml.model")
+    if kind is None:
+        return []  # the engine refuses it in words; asked for a token of no vocabulary, it ends the process
+    tokens = [] if kind in ("no_vocab", "none") else header.read_array("tokenizer.ggml.tokens")
     if not tokens or not all(isinstance(token, str) for token in tokens):
         return ["it has no vocabulary"]
     faults = []

@@ -6,6 +6,7 @@ arrays (a vocabulary) are walked, never built, unless somebody asks for them: 15
 
 from __future__ import annotations
 
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,11 +159,15 @@ def read_gguf(path: Path) -> GgufHeader:
     """The header of a GGUF file; no tensor data is read.
 
     Raises ModelRefused for a file that is truncated or corrupt: bad magic or version, lengths or counts beyond
-    the file, tensors that overlap, are misaligned or leave the file, unknown types, names that occur twice.
+    the file, tensors that overlap, are misaligned or leave the file, unknown types, names that occur twice; and
+    for a pipe or a device, which could be waited on for ever.
     """
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise ModelRefused(f"{path} is no regular file.", next_step="name a .gguf file")
         with _open(path) as file:
-            return _read(_Cursor(path, file, path.stat().st_size))
+            return _read(_Cursor(path, file, state.st_size))
     except OSError as error:
         raise ModelRefused(
             f"{path} cannot be read: {error.strerror}.", next_step="check the path and its permissions"

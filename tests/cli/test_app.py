@@ -129,6 +129,13 @@ def test_errors_do_not_go_to_stdout_when_stderr_is_closed(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (2, "")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted there")
+def test_a_deleted_current_folder_is_said(tmp_path: Path) -> None:
+    done = script("import os\nos.rmdir(os.getcwd())\nimport sys\nsys.argv = ['edgemed', 'serve']", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: The current folder no longer exists.")
+
+
 def test_the_version_is_shown() -> None:
     assert run("--version").stdout == f"edgemed {__version__}\n"
 

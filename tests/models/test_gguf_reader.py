@@ -1,3 +1,4 @@
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,8 @@ def test_the_same_model_with_sound_sizes_is_accepted(tmp_path: Path) -> None:
     [
         ((pair("qwen2.rope.scaling.type", STRING, text("wild")),), "rotary scaling"),
         ((pair("tokenizer.ggml.model", STRING, text("gpt2")),), "no vocabulary"),
+        ((pair("tokenizer.ggml.model", STRING, text("no_vocab")),), "no vocabulary"),
+        ((pair("tokenizer.ggml.model", STRING, text("none")),), "no vocabulary"),
         ((u32("split.count", 3),), "one of 3 parts"),
     ],
 )
@@ -202,6 +205,23 @@ def test_a_layer_beyond_the_last_is_refused(tmp_path: Path) -> None:
     rows = (row("blk.2.attn_norm.weight", (8,), 0, 0),)
     with pytest.raises(ModelRefused, match="layer 2, but 2 layers"):
         check_gguf(write_gguf(tmp_path / "bad.gguf", qwen2(), rows, data=32))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_layer_without_tensors_is_refused(tmp_path: Path, layer: int) -> None:
+    rows = (row(f"blk.{1 - layer}.attn_norm.weight", (8,), 0, 0),)
+    with pytest.raises(ModelRefused, match=f"says 2 layers, and holds no tensor of layer {layer}"):
+        check_gguf(write_gguf(tmp_path / "bad.gguf", qwen2(), rows, data=32))
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="no regular file"):
+        check_gguf(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.gguf")
+        with pytest.raises(ModelRefused, match="no regular file"):
+            check_gguf(tmp_path / "pipe.gguf")
 
 
 def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
