@@ -7,7 +7,7 @@ import secrets
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, UsageError
 from edgemed.engines.base import (
@@ -50,6 +50,7 @@ class ChatEndpoint:
         )
         self._check_model(request.model)
         conversation = conversation_of(request)
+        send = _patient(send, self._options.send_timeout_s)
         with self._room.enter() as answer:
             async with answer.watched(receive):
                 try:
@@ -89,11 +90,13 @@ class ChatEndpoint:
                     texts.append(event.text)
                 else:
                     done = self._ended(event)
-                    body = stream.completion(answer.id, self._options.model_name, "".join(texts), done)
+                    text, notice = "".join(texts), self._options.answer_notice
+                    body = stream.completion(answer.id, self._options.model_name, text, done, notice=notice)
                     return JSONResponse(body, headers={"cache-control": "no-store"})
 
     async def _stream(self, answer: Answer, request: ChatRequest, send: Send) -> None:
-        writer = stream.ChunkWriter(answer.id, self._options.model_name, include_usage=request.include_usage)
+        notice, usage = self._options.answer_notice, request.include_usage
+        writer = stream.ChunkWriter(answer.id, self._options.model_name, notice=notice, include_usage=usage)
         await send({"type": "http.response.start", "status": 200, "headers": stream.SSE_HEADERS})
         await _body(send, writer.opening())
         try:
@@ -161,13 +164,22 @@ def answer_limit(n_prompt: int, asked: int | None, info: EngineInfo, options: Se
     Without a wish, at least a 64-token answer must fit (an eighth of a very small context).
     """
     context = info.context_length
-    limit = context - (asked or min(64, context // 8))
-    if n_prompt > limit:
-        spare = f"{asked} tokens were asked for the answer" if asked else "the rest is kept for the answer"
+    limit = context - min(64, context // 8)
+    fits = n_prompt + (asked or context - limit) <= context
+    if asked and not fits and n_prompt <= limit:
+        raise ApiError(
+            400,
+            f"max_tokens is too large: {asked} tokens were asked for the answer; the question takes {n_prompt} of "
+            f"{context}, which leaves {context - n_prompt}. Ask for fewer, or leave it out.",
+            code="context_length_exceeded",
+            param="max_tokens",
+        )
+    if not fits:
         raise ApiError(
             400,
             f"The question is too long: {n_prompt} tokens with its instructions and earlier turns; the limit is "
-            f"{max(limit, 0)} tokens ({context} in all, {spare}). Shorten it, or begin a new conversation.",
+            f"{limit} tokens ({context} in all, the rest is kept for the answer). Shorten it, or begin a new "
+            "conversation.",
             code="context_length_exceeded",
             param="messages",
         )
@@ -188,6 +200,19 @@ def _engine_failure(message: str, *, retryable: bool) -> ApiError:
     if retryable:
         return ApiError(503, message, code="engine_lost", retry_after_s=5)
     return ApiError(500, message, code="engine_failed")
+
+
+def _patient(send: Send, limit_s: float) -> Send:
+    """`send` that raises ClientGone when the client's buffers stay full."""
+
+    async def send_in_time(message: Message) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await send(message)
+        except TimeoutError:
+            raise ClientGone from None
+
+    return send_in_time
 
 
 async def _body(send: Send, data: bytes, *, more: bool = True) -> None:

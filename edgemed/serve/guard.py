@@ -65,8 +65,8 @@ class Guard:
                 "This server answers only under its own address, such as http://127.0.0.1 with its port.",
                 code="host_refused",
             )
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host:
+        origins = headers.getlist("origin")
+        if origins and (len(origins) > 1 or _host_of(origins[0]) != host):
             raise ApiError(403, "Requests from another site's page are refused.", code="origin_refused")
 
 
@@ -95,6 +95,14 @@ class _Reply:
         elif self._is_stream and not self._ended:
             last = stream.error_event(error) + stream.DONE
             await self.send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def _host_of(origin: str) -> str:
+    """The host and port of an origin; "" for what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _name_of(host: str) -> str:

@@ -27,9 +27,16 @@ class ServeOptions:
     """Longest answer when the request names no limit."""
     body_limit_bytes: int = 1024 * 1024
     body_timeout_s: float = 20.0
+    send_timeout_s: float = 30.0
+    """A client that reads nothing for so long is taken for gone: it must not keep its place."""
     stall_s: float = 60.0
     """Running without a token for so long is reported by /health as stalled."""
     heartbeat_s: float = 10.0
     """A silent stream gets a comment so often, so that a lost client is noticed."""
     allowed_hosts: tuple[str, ...] = LOOPBACK_NAMES
     """Names a browser may know this server by: any other is another site's name pointed at us (DNS rebinding)."""
+
+    @property
+    def answer_notice(self) -> str:
+        """What every answer of the interface carries: the demonstration's notice first, where there is one."""
+        return " ".join(text for text in (self.demo_notice, self.notice) if text)

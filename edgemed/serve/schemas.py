@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from edgemed.core.prompt import Message
 from edgemed.serve.errors import ApiError
@@ -48,7 +48,26 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """OpenAI's options that edgemed lacks, with the values (besides null) that ask for nothing."""
 
 _MAX_STOPS = 4
+_MAX_STOP_CHARACTERS = 256
 _INT64 = 2**63
+
+_WORDS = {
+    "extra_forbidden": "not a field edgemed knows",
+    "missing": "is missing",
+    "too_short": "must hold at least one entry",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a number",
+    "list_type": "must be a list",
+    "model_type": "must be a JSON object",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+}
+"""The validator's kinds of fault, without its jargon."""
 
 
 class _Strict(BaseModel):
@@ -101,6 +120,9 @@ class ChatRequest(_Strict):
         stops = [value] if isinstance(value, str) else value
         if isinstance(stops, list) and (len(stops) > _MAX_STOPS or "" in stops):
             raise ValueError(f"at most {_MAX_STOPS} strings, none of them empty")
+        for stop in stops if isinstance(stops, list) else ():
+            if isinstance(stop, str) and len(stop) > _MAX_STOP_CHARACTERS:
+                raise ValueError(f"one has {len(stop)} characters; {_MAX_STOP_CHARACTERS} are possible")
         return stops
 
     @property
@@ -204,9 +226,9 @@ def _check_together(request: ChatRequest) -> None:
 
 def _explained(error: ValidationError) -> ApiError:
     """One message that names every fault, never the value that was sent."""
-    faults = error.errors(include_input=False, include_url=False, include_context=False)
+    faults = error.errors(include_input=False, include_url=False)
     names = [_place(fault["loc"]) for fault in faults]
-    lines = [_fault_line(name, fault["type"], fault["msg"]) for name, fault in zip(names, faults, strict=True)]
+    lines = [f"{name}: {_in_plain_words(fault)}" for name, fault in zip(names, faults, strict=True)]
     shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
     code = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}.get(
         faults[0]["type"], "invalid_type" if faults[0]["type"].endswith("_type") else "invalid_value"
@@ -221,9 +243,8 @@ def _place(loc: tuple[int | str, ...]) -> str:
     return name
 
 
-def _fault_line(name: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return f"{name}: not a field edgemed knows"
-    if kind == "missing":
-        return f"{name}: is missing"
-    return f"{name}: {message.removeprefix('Value error, ')[:1].lower()}{message.removeprefix('Value error, ')[1:]}"
+def _in_plain_words(fault: ErrorDetails) -> str:
+    if words := _WORDS.get(fault["type"]):
+        return words.format_map(fault.get("ctx", {}))
+    message = fault["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

@@ -19,7 +19,9 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgemed.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from edgemed.core.offline import is_loopback
@@ -28,9 +30,10 @@ from edgemed.serve.app import App
 
 _DRAIN_S = 2
 _END_S = 4.0
+_HEAD_S = 20.0
 _EXIT_FAILED = 1
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -65,7 +68,7 @@ def url_of(sock: socket.socket) -> str:
 
 @contextlib.contextmanager
 def stop_signals_raise() -> Iterator[None]:
-    """While the block runs (the model loads), SIGTERM and Ctrl-C end it by an exception, so that `finally` works."""
+    """While the block runs (the model loads), a signal to stop ends it by an exception, so that `finally` works."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -77,7 +80,7 @@ def stop_signals_raise() -> Iterator[None]:
 
 
 def run(app: App, engine: Engine, sock: socket.socket, on_ready: Callable[[], None]) -> int:
-    """Serve until a signal comes; returns the exit code: 0 after SIGTERM, 130 after Ctrl-C.
+    """Serve until a signal comes; returns the exit code: 0 after SIGTERM or SIGHUP, 130 after Ctrl-C.
 
     `on_ready` is called when the first request would be answered. The engine is closed at the end.
     """
@@ -152,11 +155,37 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
+class _Connection(H11Protocol):
+    """A connection that has `_HEAD_S` for the headers of each request, from its opening or their first byte."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._time_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._time_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+
+    def _time_head(self) -> None:
+        if self.conn.their_state is h11.IDLE and self._head_timer is None:
+            self._head_timer = self.loop.call_later(_HEAD_S, self.transport.close)
+        elif self.conn.their_state is not h11.IDLE and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
 def _config(app: App) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # its tracebacks would hold what people typed
     return uvicorn.Config(
         app.asgi,
-        http="h11",
+        http=_Connection,
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -173,7 +202,9 @@ def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    # What is ignored stays so: under nohup, the end of the terminal is not ours.
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:

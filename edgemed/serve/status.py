@@ -27,7 +27,7 @@ class Health(Record):
     waiting: int
     worker_restarts: int
     seconds_since_progress: float | None
-    """None while nothing runs."""
+    """None while there is nothing to do."""
     detail: str = ""
 
 

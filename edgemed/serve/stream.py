@@ -37,7 +37,7 @@ def usage_of(done: DoneEvent) -> dict[str, int]:
     }
 
 
-def completion(answer_id: str, model: str, text: str, done: DoneEvent) -> dict[str, Any]:
+def completion(answer_id: str, model: str, text: str, done: DoneEvent, *, notice: str) -> dict[str, Any]:
     """The whole answer as one `chat.completion` object."""
     choice = {
         "index": 0,
@@ -52,19 +52,21 @@ def completion(answer_id: str, model: str, text: str, done: DoneEvent) -> dict[s
         "model": model,
         "choices": [choice],
         "usage": usage_of(done),
+        "notice": notice,
     }
 
 
 class ChunkWriter:
     """The chunks of one stream; the parts that never change are encoded once."""
 
-    def __init__(self, answer_id: str, model: str, *, include_usage: bool) -> None:
+    def __init__(self, answer_id: str, model: str, *, notice: str, include_usage: bool) -> None:
         self._head: dict[str, Any] = {
             "id": answer_id,
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": model,
         }
+        self._notice = notice
         self._include_usage = include_usage
         before, after = json.dumps(self._chunk({"content": "\x00"}, None)).split('"\\u0000"')
         self._before, self._after = f"data: {before}", f"{after}\n\n"
@@ -78,8 +80,8 @@ class ChunkWriter:
         return f"{self._before}{json.dumps(text)}{self._after}".encode()
 
     def closing(self, done: DoneEvent) -> bytes:
-        """The terminal chunk with its reason, then the token counts where they were asked for."""
-        last = _event(self._chunk({}, done.reason))
+        """The terminal chunk with its reason and the notice, then the token counts where they were asked for."""
+        last = _event({**self._chunk({}, done.reason), "notice": self._notice})
         if not self._include_usage:
             return last
         return last + _event({**self._head, "choices": [], "usage": usage_of(done)})

@@ -168,6 +168,35 @@ def test_questions_stand_alone_unless_the_follow_up_is_ticked(browser: Browser) 
         assert not browser.run("return document.getElementById('follow').checked")
 
 
+def test_demonstration_offers_no_follow_up_and_says_why(browser: Browser) -> None:
+    with page(browser, demo_notice=DEMO):
+        assert not browser.shown("#alone")
+        ask(browser, "First question")
+        answered(browser)
+        assert not browser.shown("#follow")
+        assert "single questions" in browser.text("#alone")
+    with page(browser):
+        ask(browser, "First question")
+        answered(browser)
+        assert browser.shown("#follow")
+        assert not browser.shown("#alone")
+
+
+def test_follow_up_is_not_sent_to_a_demonstration_that_took_the_models_place(browser: Browser) -> None:
+    with page(browser) as server:
+        port = int(server.url.rpartition(":")[2])
+        ask(browser, "First question")
+        answered(browser)
+        browser.click("#follow")
+        browser.click("#question")
+    with serving(FakeEngine(ANSWER), port=port, demo_notice=DEMO) as demo:
+        ask(browser, "Second question")
+        answered(browser, 2)
+        assert "in full" in browser.text("article:nth-of-type(2) .problem")
+        assert browser.run("return document.getElementById('question').value") == "Second question"
+        assert demo.engine.requests == []
+
+
 def test_broken_answer_says_what_to_do_and_can_be_asked_again(browser: Browser) -> None:
     with page(browser) as server:
         server.engine.fail_next(after_tokens=2)

@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from typing import Any
 
 import httpx
@@ -82,6 +83,31 @@ def test_usage_comes_in_a_chunk_of_its_own(running: Running) -> None:
     assert all(event["usage"] is None for event in events[:-2])
 
 
+@pytest.mark.parametrize("demo", ["Not for care.", ""])
+def test_every_answer_carries_the_notices(demo: str) -> None:
+    with serving(FakeEngine(), demo_notice=demo) as server:
+        notice = server.chat().json()["notice"]
+        assert notice.startswith(demo or "Decision support")
+        assert "a clinician decides" in notice
+        with server.stream(stream_options={"include_usage": True}) as response:
+            assert terminal_events(events_of(response))[0]["notice"] == notice
+
+
+def test_client_that_never_reads_loses_its_place() -> None:
+    flood = ("w" * 2000 + " ") * 10_000
+    options = {"max_waiting": 0, "send_timeout_s": 0.2, "answer_tokens": 10_000}
+    with serving(FakeEngine(flood, context_length=20_000), **options) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        body = json.dumps({"messages": [{"role": "user", "content": "How much?"}], "stream": True}).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            client.recv(1)
+            end = time.monotonic() + 5
+            while server.chat(max_tokens=1).status_code != 200:
+                assert time.monotonic() < end, "the silent client kept its place"
+
+
 def test_answer_cut_by_max_tokens_says_length(running: Running) -> None:
     choice = running.chat(max_tokens=3).json()["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("This is an", "length")
@@ -145,6 +171,8 @@ def test_prompt_and_asked_answer_must_fit_together() -> None:
         response = server.chat(max_tokens=120)
         assert response.json()["error"]["code"] == "context_length_exceeded"
         assert "120 tokens were asked" in response.json()["error"]["message"]
+        assert response.json()["error"]["param"] == "max_tokens"
+        assert server.chat("word " * 500, max_tokens=20).json()["error"]["param"] == "messages"
 
 
 def test_answer_never_outgrows_the_context() -> None:

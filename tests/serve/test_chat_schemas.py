@@ -74,6 +74,8 @@ def test_wrong_type_is_named(fields: dict[str, Any], param: str) -> None:
         ({"messages": []}, "messages"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": ""}, "stop"),
+        ({"stop": "x" * 257}, "stop"),
+        ({"stop": ["x", "x" * 257]}, "stop"),
         ({"seed": 2**63}, "seed"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -83,6 +85,30 @@ def test_wrong_type_is_named(fields: dict[str, Any], param: str) -> None:
 def test_value_out_of_range_is_named(fields: dict[str, Any], param: str) -> None:
     error = refused(**fields)
     assert (error.status, error.code, error.param) == (400, "invalid_value", param)
+
+
+def test_stop_string_of_256_characters_is_accepted_and_a_longer_one_refused_with_its_length() -> None:
+    body = json.dumps({"messages": ASK, "stop": "x" * 256}).encode()
+    assert read_chat_request(body).stop == ["x" * 256]
+    assert "300 characters; 256" in refused(stop="x" * 300).message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"messages": []}, "messages: must hold at least one entry."),
+        ({"messages": "a"}, "messages: must be a list."),
+        ({"messages": [5]}, "messages[0]: must be a JSON object."),
+        ({"temperature": "warm"}, "temperature: must be a number."),
+        ({"temperature": 3}, "temperature: must be at most 2.0."),
+        ({"max_tokens": 1.5}, "max_tokens: must be a whole number."),
+        ({"max_tokens": 0}, "max_tokens: must be at least 1."),
+        ({"stream": "yes"}, "stream: must be true or false."),
+        ({"seed": 2**63}, f"seed: must be less than {2**63}."),
+    ],
+)
+def test_fault_is_told_in_plain_words(fields: dict[str, Any], message: str) -> None:
+    assert refused(**fields).message == message
 
 
 def test_missing_field_is_named() -> None:

@@ -32,12 +32,20 @@ def test_two_host_headers_are_refused(running: Running) -> None:
         assert client.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 403"))
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "http://127.0.0.1"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://[", "http://localhost:1", "http://127.0.0.1"]
+)
 def test_request_from_another_sites_page_is_refused(running: Running, origin: str) -> None:
     before = len(running.engine.requests)
     response = running.http.post("/v1/chat/completions", json=ASK, headers={"Origin": origin})
     assert (response.status_code, response.json()["error"]["code"]) == (403, "origin_refused")
     assert len(running.engine.requests) == before
+
+
+def test_two_origins_are_refused(running: Running) -> None:
+    headers = [("Origin", running.url), ("Origin", "https://evil.example")]
+    response = running.http.post("/v1/chat/completions", json=ASK, headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "origin_refused")
 
 
 def test_own_origin_is_accepted(running: Running) -> None:
@@ -82,6 +90,36 @@ def test_large_body_without_a_declared_size_is_refused_while_it_comes() -> None:
         headers = {"Content-Type": "application/json"}
         response = server.http.post("/v1/chat/completions", content=chunks, headers=headers)
         assert response.status_code == 413
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_large_body_is_refused_and_not_reset_on_a_connection_that_closes(declared: bool) -> None:
+    body = b"x" * 10_000_000
+    chunk = body if declared else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    size = f"Content-Length: {len(body)}" if declared else "Transfer-Encoding: chunked"
+    head = f"Host: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n{size}"
+    with serving(FakeEngine()) as server:
+        address, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((address, int(port))) as client:
+            client.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n".encode() + chunk)
+            assert client.recv(100).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_half_a_request_is_given_up(before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgemed.serve.server._HEAD_S", 0.2)
+    with serving(FakeEngine()) as server:
+        address, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((address, int(port)), timeout=5) as client:
+            client.sendall(before + b"GET /health HTTP/1.1\r\nHost: local")
+            while client.recv(1000):
+                pass
+
+
+def test_answer_outlives_the_time_for_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgemed.serve.server._HEAD_S", 0.05)
+    with serving(FakeEngine(seconds_per_token=0.05)) as server:
+        assert server.chat().json()["usage"]["completion_tokens"] == 8
 
 
 def test_body_that_never_ends_is_given_up() -> None:

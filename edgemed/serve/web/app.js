@@ -14,6 +14,9 @@ const answers = byId("answers");
 
 const SILENCE_MS = 60000; // the server sends a sign of life every 10 seconds
 
+const ALONE = "This is now the demonstration model, which answers single questions. "
+  + "Write the question in full, then ask again.";
+
 let server = { notice: "Decision support: a clinician decides.", demo: false, demo_notice: "" };
 let turns = []; // {question, text, complete, history}: what this window has asked
 let running = null; // the AbortController of the answer being read
@@ -311,6 +314,7 @@ async function ask(question, history) {
   try {
     await loadStatus(mine.signal);
     card.showNotices();
+    if (server.demo && history.length) throw new Failure(ALONE, false);
     const reason = await readAnswer(messagesFor(question, history), mine.signal, show);
     end = () => finishWell(turn, card, reason, again);
   } catch (error) {
@@ -358,7 +362,8 @@ function setRunning(controller) {
   stopButton.hidden = !running;
   const last = turns.at(-1);
   const canFollow = !running && Boolean(last && last.complete);
-  followRow.hidden = !canFollow;
+  followRow.hidden = !canFollow || server.demo;
+  byId("alone").hidden = !canFollow || !server.demo; // its training holds no second question
   if (running) follow.checked = false;
 }
 
