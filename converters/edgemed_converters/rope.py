@@ -69,7 +69,8 @@ def read_rope(config: ModelConfig, layer_type: str = "", default_theta: float = 
             f"{config.path}: the rotary scaling {kind[:40]!r} is not known. Known: {', '.join(KINDS)}.",
             next_step="export a model with one of these scalings",
         )
-    theta = fields.get("rope_theta") or config.values.get("rope_theta") or default_theta
+    stated = (fields.get("rope_theta"), config.values.get("rope_theta"), default_theta)
+    theta = next(value for value in stated if value is not None)
     return Rope(config, kind, ModelConfig({"rope_theta": theta}, config.path).number("rope_theta"), fields)
 
 

@@ -76,7 +76,8 @@ def _answer(question: str, path: Path, max_tokens: int, console: Console) -> Ask
     finally:
         engine.close()
     if done.reason == "length":
-        console.note(f"The answer was cut after {done.completion_tokens} tokens.")
+        count = done.completion_tokens
+        console.note(f"The answer was cut after {count} token{'' if count == 1 else 's'}.")
     return AskAnswer(
         question=question,
         category=category.value,

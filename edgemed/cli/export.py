@@ -21,7 +21,8 @@ _RUNS = Path("runs")
 
 def export(
     model: Annotated[
-        Path | None, typer.Argument(help="Checkpoint folder: config.json, tokenizer.json, *.safetensors.")
+        str | None,
+        typer.Argument(metavar="MODEL", help="Checkpoint folder: config.json, tokenizer.json, *.safetensors."),
     ] = None,
     target: Annotated[str, typer.Option(help="Kind of file to make: gguf.")] = "gguf",
     recipe: Annotated[str, typer.Option(help="Format of the weights: q8_0, f16, bf16 or f32.")] = "q8_0",
@@ -78,13 +79,15 @@ def _refuse_target(target: str) -> NoReturn:
     raise UsageError(f"There is no target {target!r}; available: gguf.", next_step="edgemed export --target gguf")
 
 
-def _source(model: Path | None) -> Path:
-    """The checkpoint MODEL names; "demo" is the built-in one's."""
+def _source(model: str | None) -> Path:
+    """The checkpoint MODEL names; "demo" is the built-in one's. UsageError for an empty name."""
     from edgemed.demo import DEMO_NAME, demo_checkpoint_path
 
     if model is None:
         return _default_source()
-    return demo_checkpoint_path() if str(model) == DEMO_NAME and not model.exists() else model
+    if not model.strip():
+        raise UsageError("The name of the checkpoint is empty.", next_step="name a folder; . is the current one")
+    return demo_checkpoint_path() if model == DEMO_NAME and not Path(model).exists() else Path(model)
 
 
 def _default_source() -> Path:

@@ -24,6 +24,8 @@ def resolve_model(model: str | None) -> Path:
         if len(installed) == 1:
             return next(iter(installed.values()))
         raise UsageError(f"No model was named. {_choices(installed)}", next_step="name one, for example: demo")
+    if not model.strip():
+        raise UsageError(f"The name of the model is empty. {_choices(installed)}", next_step="name one, such as: demo")
     if model == DEMO_NAME:
         return demo_model_path()
     if Path(model).exists():

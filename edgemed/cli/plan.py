@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A GGUF file, or a name such as: demo")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF file, or a name such as: demo")],
     context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together, per slot.")] = None,
     slots: Annotated[int | None, typer.Option(help="Requests answered side by side.")] = None,
     max_ram: Annotated[str | None, typer.Option(help='Most main memory to take, such as "6GiB".')] = None,

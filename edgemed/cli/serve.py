@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def serve(
-    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name such as: demo")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A GGUF file, or a name such as: demo")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Refuse every connection to another machine.")] = False,
-    host: Annotated[str | None, typer.Option(help="A loopback address. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one. [default: 8080]")] = None,
+    host: Annotated[str | None, typer.Option(help="A loopback address (default: 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one (default: 8080).")] = None,
     plan: Annotated[Path | None, typer.Option(help="A plan saved with: edgemed plan --save")] = None,
     slots: Annotated[int | None, typer.Option(min=1, max=64, help="Questions answered side by side.")] = None,
     json: Json = False,

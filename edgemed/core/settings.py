@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
@@ -44,7 +44,7 @@ class ServeSettings(Record):
     """The `[serve]` table."""
 
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: int = Field(default=8080, ge=0, le=65535)
 
 
 class ProjectSettings(Record):
@@ -84,7 +84,8 @@ def project_settings(folder: Path | None = None) -> ProjectSettings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']}.", next_step="mend that key, or remove it") from error
+        why = "it must be a path in quotes" if first["type"] == "path_type" else first["msg"]
+        raise UsageError(f"{path}: {where}: {why}.", next_step="mend that key, or remove it") from error
 
 
 def set_environment(variables: dict[str, str]) -> None:

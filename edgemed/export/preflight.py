@@ -182,7 +182,8 @@ def _gather(faults: list[EdgemedError], work: Callable[[], _T]) -> _T | None:
 
 
 def _together(faults: list[EdgemedError]) -> EdgemedError:
-    """One error for several; a refused model outweighs a wrong argument."""
+    """One error for several, each said once; a refused model outweighs a wrong argument."""
+    faults = list({fault.what: fault for fault in faults}.values())
     if len(faults) == 1:
         return faults[0]
     refused = [fault for fault in faults if isinstance(fault, ModelRefused)]

@@ -101,8 +101,11 @@ def load_profile(path: Path) -> HardwareProfile:
         return HardwareProfile.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"There is no profile at {path}.", next_step=again) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", next_step=again) from error
+    except OSError as error:
+        step = "name a file that `edgemed profile --save FILE` wrote"
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", next_step=step) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no hardware profile: it is no text.", next_step=again) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ _MAX_INTEGER = 2**31 - 1
 def read_json(path: Path, *, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
     """The object in a JSON file. Raises ModelRefused when it is missing, too long or no JSON object."""
     try:
-        size = path.stat().st_size
+        state = path.stat()
+        size = state.st_size
+        if not stat.S_ISREG(state.st_mode):  # a pipe could be waited on for ever
+            raise ModelRefused(f"{path} is no regular file.", next_step="check that file")
         if size > max_bytes:
             raise ModelRefused(f"{path} has {size} bytes; at most {max_bytes} are read.", next_step="check that file")
         value = json.loads(path.read_text(encoding="utf-8"))

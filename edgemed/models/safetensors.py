@@ -8,6 +8,7 @@ cover the data without holes and without overlap; the reader refuses a file in w
 from __future__ import annotations
 
 import json
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,8 +57,11 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # a pipe could be waited on for ever
+            raise ModelRefused(f"{path} is no regular file.", next_step="check that file")
         with path.open("rb") as file:
-            file_bytes = path.stat().st_size
+            file_bytes = state.st_size
             start = file.read(8)
             if len(start) < 8:
                 raise _damaged(path, f"it has {len(start)} bytes, too few for a header")

@@ -40,23 +40,35 @@ def server_command(config: EngineConfig) -> str:
 
 
 def infeasible(
-    spec: ModelSpec, model_path: Path, estimates: Sequence[Estimate], limits: Mapping[str, int]
+    spec: ModelSpec, model_path: Path, estimates: Sequence[Estimate], limits: Mapping[str, int], *, by_user: bool
 ) -> PlanInfeasible:
-    """The error of a model that fits in no way: the gap of the first wish, and the cheapest ways out."""
+    """The error of a model that fits in no way: the gap of the first wish, and the cheapest ways out.
+
+    `by_user`: the limit of main memory is the user's own, not the machine's.
+    """
     wish, offered = estimates[0], limits[RAM]
     needed = wish.bytes_in(RAM)
     asked = f"{wish.config.n_slots} x {wish.config.context_length} tokens"
+    gap = needed - offered
+    who = "--max-ram allows" if by_user else "this machine offers"
     what = (
-        f"{model_path.name} with {asked} needs {format_bytes(needed)} ({needed:,} bytes) of main memory; this machine "
-        f"offers {format_bytes(offered)}: {needed - offered:,} bytes too little."
+        f"{model_path.name} with {asked} needs {format_bytes(needed)} ({needed:,} bytes) of main memory; {who} "
+        f"{format_bytes(offered)}: {format_bytes(gap)} ({gap:,} bytes) too little."
     )
     ways = [*_smaller_requests(spec, wish, offered), *_smaller_types(spec, wish, estimates[-1], offered)]
     if not ways:
-        least = estimates[-1]
-        rest = max(0, offered - (least.bytes_in(RAM) - formula_sizes(spec, least.config).weights))
-        with_it = f"with {least.config.n_slots} x {least.config.context_length} tokens"
-        ways = [f"a smaller model: {with_it} its weights may take {format_bytes(rest)}; or close other programs"]
+        ways = _last_ways(spec, estimates[-1], offered, by_user)
     return PlanInfeasible(what, next_step="; or ".join(ways))
+
+
+def _last_ways(spec: ModelSpec, least: Estimate, offered: int, by_user: bool) -> list[str]:
+    """Where this model fits in no way: how large another may be, and more memory."""
+    needed = least.bytes_in(RAM)
+    rest = offered - (needed - formula_sizes(spec, least.config).weights)
+    with_it = f"with {least.config.n_slots} x {least.config.context_length} tokens"
+    ways = [f"a smaller model: {with_it} its weights may take {format_bytes(rest)}"] if rest > 0 else []
+    more = f"raise --max-ram: {with_it} this one needs {format_bytes(needed)}"
+    return [*ways, more if by_user else "close other programs"]
 
 
 def _smaller_requests(spec: ModelSpec, wish: Estimate, offered: int) -> list[str]:

@@ -23,6 +23,8 @@ USUAL_CONTEXT = 4096
 """Tokens per slot that a medical question with its prompt and a long answer need."""
 USUAL_SLOTS = 4
 _LEAST_CONTEXT = 512
+_LEAST_REQUEST = 128
+"""Tokens; a medical question's instructions alone take most of them."""
 _RAM_RESERVE_SHARE = 0.05
 _RAM_RESERVE_BYTES = 256 * MIB
 """Left to the system, a browser tab and the page cache: a box that swaps is slower than a smaller plan."""
@@ -90,7 +92,7 @@ def make_plan(
         task.advance(1)
     if chosen is None:
         limits = {place: offer.limit_bytes for place, offer in case.offers.items()}
-        raise infeasible(spec, model_path, estimates, limits)
+        raise infeasible(spec, model_path, estimates, limits, by_user=limits[RAM] == request.max_ram_bytes)
     return _plan(case, estimates, chosen)
 
 
@@ -146,8 +148,11 @@ def identify(model_path: Path, spec: ModelSpec) -> ModelIdentity:
 
 def _check_request(spec: ModelSpec, request: PlanRequest) -> None:
     if request.context_length is not None:
-        if request.context_length < 1:
-            raise UsageError(f"A context of {request.context_length} tokens holds nothing.", next_step="--context 2048")
+        if request.context_length < min(_LEAST_REQUEST, spec.context_length):
+            raise UsageError(
+                f"A context of {request.context_length} tokens holds no question with its instructions and answer.",
+                next_step=f"--context {min(2048, spec.context_length)}; at least {_LEAST_REQUEST}",
+            )
         if request.context_length > spec.context_length:
             raise UsageError(
                 f"The model was made for a context of {spec.context_length} tokens, not {request.context_length}.",

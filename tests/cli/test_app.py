@@ -147,11 +147,28 @@ def test_help_names_every_command_in_the_order_of_a_models_way() -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("serve", ("[MODEL]", "127.0.0.1", "8080")),
+        ("plan", (" MODEL",)),
+        ("export", ("[MODEL]",)),
+    ],
+)
+def test_help_says_defaults_and_names_the_model(command: str, words: tuple[str, ...]) -> None:
+    text = run(command, "--help").stdout
+    assert all(word in text for word in words)
+    assert "{model}" not in text
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (("nonsense",), 2, "nonsense"),
         (("plan",), 2, "Missing argument"),
         (("plan", "no-such-model"), 2, "demo"),
+        (("plan", ""), 2, "empty"),
+        (("serve", " "), 2, "empty"),
+        (("export", ""), 2, "empty"),
         (("plan", "demo", "--max-ram", "lots"), 2, "6GiB"),
         (("export", "no-such-folder"), 2, "no-such-folder"),
         (("ask", "hello", "--model", "no-such-model"), 2, "demo"),

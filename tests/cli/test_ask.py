@@ -57,6 +57,11 @@ def test_a_cut_answer_is_said_to_be_cut(engine: FakeEngine, capsys: pytest.Captu
     assert "cut after 3 tokens" in err
 
 
+def test_one_token_is_no_tokens(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    command.ask("What is the dose of paracetamol?", max_tokens=1)
+    assert "cut after 1 token." in capsys.readouterr().err
+
+
 def test_a_question_too_long_for_the_context_is_refused_with_both_numbers(engine: FakeEngine) -> None:
     with pytest.raises(UsageError, match=r"\d{4,} tokens.*4096"):
         command.ask("why " * 5000)

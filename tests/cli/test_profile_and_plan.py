@@ -125,6 +125,13 @@ def test_plan_refuses_a_file_that_is_no_model(laptop: Path, tmp_path: Path) -> N
     assert result.exception.exit_code == 5
 
 
+def test_plan_refuses_a_folder_as_a_profile_with_a_step_that_works(model: Path, tmp_path: Path) -> None:
+    result = edgemed("plan", str(model), "--profile", str(tmp_path))
+    assert isinstance(result.exception, UsageError)
+    assert "Errno" not in str(result.exception)
+    assert str(tmp_path) not in result.exception.next_step
+
+
 def test_plan_refuses_a_profile_that_is_none(model: Path, tmp_path: Path) -> None:
     result = edgemed("plan", str(model), "--profile", str(tmp_path / "absent.json"))
     assert isinstance(result.exception, UsageError)

@@ -17,7 +17,14 @@ def test_the_project_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [("[modell]\n", "modell"), ("[serve]\nport = 'x'\n", "serve.port"), ("[serve\n", "edgemed.toml")]
+    ("text", "named"),
+    [
+        ("[modell]\n", "modell"),
+        ("[serve]\nport = 'x'\n", "serve.port"),
+        ("[serve]\nport = 99999\n", "edgemed.toml: serve.port"),
+        ("[model]\npath = 1\n", "model.path: it must be a path in quotes"),
+        ("[serve\n", "edgemed.toml"),
+    ],
 )
 def test_a_mistake_in_the_project_file_is_named(tmp_path: Path, text: str, named: str) -> None:
     (tmp_path / "edgemed.toml").write_text(text)

@@ -116,8 +116,19 @@ def test_a_smaller_type_is_offered_when_the_weights_are_too_large(model: Path) -
 
 
 def test_a_hopeless_machine_learns_how_large_a_model_may_be(model: Path) -> None:
-    with pytest.raises(PlanInfeasible, match="a smaller model: with 1 x 512 tokens its weights may take"):
+    spec = spec_from_gguf(check_gguf(model))
+    needed = make_plan(model, machine(), PlanRequest(context_length=512, n_slots=1)).needed_bytes(RAM)
+    free = needed - spec.weight_bytes + MIB + 256 * MIB  # room for all but the weights, above the reserve
+    words = r"this machine offers .*a smaller model: with 1 x 512 tokens its weights may take [\d.]+ .iB; or close"
+    with pytest.raises(PlanInfeasible, match=words):
+        make_plan(model, machine(free_ram=free, total_ram=GIB))
+
+
+def test_the_limit_of_the_user_is_called_the_users(model: Path) -> None:
+    with pytest.raises(PlanInfeasible, match=r"--max-ram allows 1 MiB.*raise --max-ram: with 1 x 512 .*") as refused:
         make_plan(model, machine(), PlanRequest(max_ram_bytes=MIB))
+    assert "its weights may take" not in str(refused.value)
+    assert "this machine offers" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("by_formula")
@@ -197,7 +208,10 @@ def test_a_damaged_file_never_reaches_the_engine(model: Path, tmp_path: Path, mo
         make_plan(broken, machine())
 
 
-@pytest.mark.parametrize("request_", [PlanRequest(n_slots=0), PlanRequest(n_slots=65), PlanRequest(context_length=0)])
+@pytest.mark.parametrize(
+    "request_",
+    [PlanRequest(n_slots=0), PlanRequest(n_slots=65), *(PlanRequest(context_length=size) for size in (0, 1, 7, 127))],
+)
 def test_senseless_wishes_are_refused(model: Path, request_: PlanRequest) -> None:
     with pytest.raises(UsageError):
         make_plan(model, machine(), request_)
