@@ -12,7 +12,7 @@ _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
 
 
 def read_power() -> tuple[MaybeText, MaybeFigure]:
-    """"mains" or "battery", and the battery's charge in percent."""
+    """Either "mains" or "battery", and the battery's charge in percent."""
     import psutil
 
     try:

@@ -77,7 +77,7 @@ def _render(template: str, messages: list[dict[str, str]], *, bos_token: str, eo
         )
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise ModelRefused(
-            f"The model's chat template cannot be rendered: {error}.",
+            f"The model's chat template cannot be rendered: {str(error).rstrip('.')}.",
             next_step="export the model again from its original checkpoint",
         ) from error
 

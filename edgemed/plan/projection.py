@@ -46,9 +46,7 @@ class Sizes:
     compute: int = 0
 
     def __add__(self, other: Sizes) -> Sizes:
-        return Sizes(
-            self.weights + other.weights, self.kv_cache + other.kv_cache, self.compute + other.compute
-        )
+        return Sizes(self.weights + other.weights, self.kv_cache + other.kv_cache, self.compute + other.compute)
 
 
 @dataclass(frozen=True, slots=True)

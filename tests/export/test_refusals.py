@@ -103,6 +103,20 @@ def test_all_faults_are_named_together(source: Path, tmp_path: Path) -> None:
         assert part in caught.value.what
 
 
+def test_a_fault_that_several_checks_find_is_said_once(source: Path, tmp_path: Path) -> None:
+    configure(source, hidden_size=0)
+    (source / "tokenizer.json").unlink()
+    what = refused(source, tmp_path).what
+    assert "2 things" in what
+    assert what.count("hidden_size is 0") == 1
+
+
+@pytest.mark.parametrize("place", ["rope_theta", "rope_parameters"])
+def test_a_rotary_base_of_nought_is_found_before_anything_is_written(source: Path, tmp_path: Path, place: str) -> None:
+    configure(source, **{place: 0 if place == "rope_theta" else {"rope_type": "default", "rope_theta": 0}})
+    assert "rope_theta is 0" in refused(source, tmp_path).what
+
+
 def test_an_unknown_architecture_is_answered_with_the_known_ones(source: Path, tmp_path: Path) -> None:
     configure(source, architectures=["MambaForCausalLM"], model_type="mamba")
     error = refused(source, tmp_path)

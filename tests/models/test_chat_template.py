@@ -39,8 +39,9 @@ def test_words_and_template_are_kept_apart() -> None:
     ],
 )
 def test_a_template_that_reaches_out_of_its_sandbox_is_refused(attack: str) -> None:
-    with pytest.raises(ModelRefused):
+    with pytest.raises(ModelRefused) as refused:
         render_chat(attack, say("hello"))
+    assert ".." not in refused.value.what
 
 
 @pytest.mark.parametrize("broken", ["{% for %}", "{{ raise_exception('no') }}", "{{ 1 / 0 }}", "{{ missing.field }}"])

@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgemed.core.errors import ModelRefused
+from edgemed.models.config import read_json
 from edgemed.models.safetensors import read_safetensors
 
 GOOD = {"a": ("F32", [2, 3], bytes(24)), "b": ("BF16", [4], bytes(8)), "empty": ("F16", [0], b"")}
@@ -75,6 +77,15 @@ def test_a_file_too_short_for_a_header_is_refused(tmp_path: Path, n_bytes: int) 
     path.write_bytes(bytes(n_bytes))
     with pytest.raises(ModelRefused):
         read_safetensors(path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_in_a_checkpoint_are_refused_at_once(tmp_path: Path) -> None:
+    for name, read in (("model.safetensors", read_safetensors), ("config.json", read_json)):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ModelRefused, match="no regular file"):
+            read(tmp_path / name)
 
 
 def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
