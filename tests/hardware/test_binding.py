@@ -129,9 +129,7 @@ def test_the_best_backend_for_the_gpus_comes_first(gpus: tuple[Gpu, ...], backen
         (None, ()),
     ],
 )
-def test_a_cuda_wheel_is_never_newer_than_the_driver(
-    driver: tuple[int, int] | None, variants: tuple[str, ...]
-) -> None:
+def test_a_cuda_wheel_is_never_newer_than_the_driver(driver: tuple[int, int] | None, variants: tuple[str, ...]) -> None:
     assert wheel_variants("cuda", driver) == variants
 
 
