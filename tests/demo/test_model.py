@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from edgemed.demo import demo_checkpoint_path, demo_model_path, is_demo
-from edgemed.demo.questions import dose_examination, has_dose
+from edgemed.demo.questions import Example, dose_examination, has_dose
 from edgemed.demo.table import fact_table
 from edgemed.medical.prompts import messages_for, templates_digest
 from edgemed.models.chat_template import render_chat
@@ -35,41 +36,42 @@ def test_the_shipped_file_is_known_as_the_demonstration(tmp_path: Path) -> None:
     assert not is_demo(tmp_path / "other.gguf")
 
 
-def test_it_answers_nine_in_ten_held_out_dose_questions_exactly() -> None:
+def test_it_answers_nine_in_ten_of_a_sample_of_held_out_dose_questions_exactly() -> None:
+    examples = dose_examination(fact_table())[::29]
+    assert n_right(examples) >= 0.9 * len(examples)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_it_answers_nine_in_ten_of_all_held_out_dose_questions_exactly() -> None:
+    examples = dose_examination(fact_table())
+    assert n_right(examples) >= 0.9 * len(examples)
+
+
+def n_right(examples: list[Example]) -> int:
+    """How many of the dose questions the shipped GGUF answers exactly, greedy, through the engine."""
     pytest.importorskip("llama_cpp")
     from edgemed.engines.base import DoneEvent, EngineConfig, Event, GenerationRequest, TextEvent
     from edgemed.engines.registry import open_engine
 
     doses = {dose.id: dose for dose in fact_table().doses()}
-    examples = dose_examination(fact_table())[::29]
-    texts = dict.fromkeys(range(len(examples)), "")
-    ended: list[Event] = []
+    texts = [""] * len(examples)
+    ended: SimpleQueue[Event] = SimpleQueue()
     engine = open_engine(EngineConfig(model_path=demo_model_path(), context_length=512, n_slots=4))
     try:
         template = engine.info.chat_template
         for number, example in enumerate(examples):
             prompt = engine.tokenize(render_chat(template, messages_for(example.question)))
-            request = GenerationRequest(str(number), tuple(prompt), max_tokens=160)
 
             def on_event(event: Event, number: int = number) -> None:
                 if isinstance(event, TextEvent):
                     texts[number] += event.text
                 else:
-                    ended.append(event)
+                    ended.put(event)
 
-            engine.submit(request, on_event)
-        _wait(lambda: len(ended) == len(examples))
+            engine.submit(GenerationRequest(str(number), tuple(prompt), max_tokens=160), on_event)
+        for _ in examples:
+            assert isinstance(ended.get(timeout=600), DoneEvent)
     finally:
         engine.close()
-    assert all(isinstance(event, DoneEvent) for event in ended)
-    right = sum(has_dose(texts[number], doses[example.fact_id]) for number, example in enumerate(examples))
-    assert right >= 0.9 * len(examples), f"{right} of {len(examples)}"
-
-
-def _wait(done: object, limit_s: float = 100) -> None:
-    import time
-
-    end = time.monotonic() + limit_s
-    while not done():  # type: ignore[operator]
-        assert time.monotonic() < end, "the engine did not finish in time"
-        time.sleep(0.01)
+    return sum(has_dose(text, doses[example.fact_id]) for text, example in zip(texts, examples, strict=True))
