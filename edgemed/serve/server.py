@@ -38,10 +38,12 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on a loopback address; port 0 takes a free one. Raises UsageError."""
-    if not host or not is_loopback(host):
+    if not host:
+        raise UsageError("--host is empty.", next_step="leave --host out, or use --host 127.0.0.1")
+    if not is_loopback(host):
         raise UsageError(
-            f"The address {host or 'of every network'!r} can be reached by other machines: that needs access "
-            "tokens, which come later.",
+            f"{host} is not this machine's own loopback address. Serving other machines needs access tokens, "
+            "which come later.",
             next_step="leave --host out, or use --host 127.0.0.1",
         )
     address = "127.0.0.1" if host == "localhost" else host
