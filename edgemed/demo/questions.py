@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from edgemed.core.prompt import Message
-from edgemed.demo.table import Dose, FactTable, Statement
+from edgemed.demo.table import Dose, FactTable, Statement, capital
 
 Split = Literal["train", "held_out"]
 
@@ -160,8 +160,7 @@ def vague_example(dose: Dose, doses: list[Dose], rng: random.Random, split: Spli
         return Example(question, dose.sentence(), dose.id)
     known = "; ".join(f"{other.condition}, {other.who}, {other.route}" for other in fitting[:4])
     more = "; and others" if len(fitting) > 4 else ""
-    drug = dose.drug[:1].upper() + dose.drug[1:]
-    return Example(question, f"{drug}: I know several doses. Which one do you mean: {known}{more}?")
+    return Example(question, f"{capital(dose.drug)}: I know several doses. Which one do you mean: {known}{more}?")
 
 
 @cache
@@ -206,9 +205,8 @@ def _underspecified(dose: Dose, doses: list[Dose], rng: random.Random) -> Exampl
     )  # fmt: skip
     conditions = list(dict.fromkeys(other.condition for other in same_drug))
     known = "; ".join(conditions[:3]) + ("; and others" if len(conditions) > 3 else "")
-    drug = dose.drug[:1].upper() + dose.drug[1:]
     answer = (
-        f"{drug}: the dose depends on the illness and on the patient. I know: {known}. "
+        f"{capital(dose.drug)}: the dose depends on the illness and on the patient. I know: {known}. "
         "Ask again with illness, adult or child, age or weight."
     )
     return Example(_fill(pattern, name=name), answer)
@@ -271,7 +269,7 @@ def _who(dose: Dose, rng: random.Random) -> str:
 
 def _fill(pattern: str, **fields: str) -> str:
     text = pattern.format(**fields)
-    return text[:1].upper() + text[1:]
+    return capital(text)
 
 
 def _as_typed(question: str, rng: random.Random) -> str:

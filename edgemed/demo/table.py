@@ -97,7 +97,7 @@ class Dose(_Fact):
 
     def sentence(self) -> str:
         """The answer in plain words."""
-        head = f"{_capital(self.drug)} for {self.condition}, {self.who}, {self.route}: {self.quantity}"
+        head = f"{capital(self.drug)} for {self.condition}, {self.who}, {self.route}: {self.quantity}"
         form = f" ({self.form})" if self.form else ""
         duration = f", {self.duration}" if self.duration else ""
         maximum = f" Maximum {self.maximum}." if self.maximum else ""
@@ -118,7 +118,7 @@ class Statement(_Fact):
 
     def sentence(self) -> str:
         """The answer in plain words, after the heading that says what it is about."""
-        return f"{_capital(self.subject)}, {self.about}: {self.statement}{_mark(self)}"
+        return f"{capital(self.subject)}, {self.about}: {self.statement}{_mark(self)}"
 
 
 Fact = Annotated[Dose | Statement, Field(discriminator="kind")]
@@ -183,5 +183,6 @@ def _mark(fact: _Fact) -> str:
     return "" if fact.verified else " (From memory, unverified.)"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """The text with its first letter large, the rest as it is."""
     return text[:1].upper() + text[1:]
