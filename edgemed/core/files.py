@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgemed.core.errors import EdgemedError, UsageError
-from edgemed.core.units import format_bytes
-
-_CHUNK = 4 * 1024 * 1024
+from edgemed.core.errors import EdgemedError
 
 
 @contextmanager
@@ -49,28 +44,6 @@ def write_text(target: Path, text: str) -> None:
     """Write a small text file whole, in UTF-8."""
     with whole_file(target) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 in hexadecimal of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def require_space(folder: Path, needed_bytes: int) -> None:
-    """Raise UsageError unless the disk of `folder` has `needed_bytes` free."""
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if free < needed_bytes:
-        raise UsageError(
-            f"{folder} has {format_bytes(free)} free; {format_bytes(needed_bytes)} are needed.",
-            next_step="free space there, or choose another disk",
-        )
 
 
 def _unwritten(target: Path, error: OSError) -> EdgemedError:

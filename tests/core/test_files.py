@@ -1,11 +1,10 @@
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from edgemed.core.errors import EdgemedError, UsageError
-from edgemed.core.files import require_space, sha256_of, whole_file, write_text
+from edgemed.core.errors import EdgemedError
+from edgemed.core.files import whole_file, write_text
 
 
 def test_a_file_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -51,16 +50,3 @@ def test_an_impossible_place_is_refused_with_a_next_step(tmp_path: Path, name: s
         write_text(tmp_path / name, "hello")
     assert "another place" in caught.value.next_step
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_space_is_checked_before_the_work_with_both_numbers(tmp_path: Path) -> None:
-    free = shutil.disk_usage(tmp_path).free
-    require_space(tmp_path / "not" / "yet" / "there", free // 2)
-    with pytest.raises(UsageError, match="free"):
-        require_space(tmp_path, free * 2 + 2**30)
-
-
-def test_digest_is_that_of_the_standard_tool(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"abc")
-    assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
