@@ -110,7 +110,7 @@ def test_half_a_request_is_given_up(before: bytes, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("edgemed.serve.server._HEAD_S", 0.2)
     with serving(FakeEngine()) as server:
         address, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((address, int(port)), timeout=5) as client:
+        with socket.create_connection((address, int(port)), timeout=20) as client:
             client.sendall(before + b"GET /health HTTP/1.1\r\nHost: local")
             while client.recv(1000):
                 pass
