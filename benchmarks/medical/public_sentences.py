@@ -1,0 +1,121 @@
+"""Sentences of two public sets in which drugs and quantities were labelled by hand; the text itself is not shipped.
+
+    python benchmarks/medical/public_sentences.py DATA
+
+prints one JSON line a sentence: id, split, sha, text. `entities_public.jsonl` beside this file holds the labels by
+the same ids; its "sha" (the first 12 hex digits of the sentence's SHA-256) tells whether the data here are those that
+were labelled.
+
+DATA is a folder with `medquad/medquad.jsonl.gz` (MedQuAD) and `ner-bc5cdr/bc5cdr-iob.jsonl.gz` (BC5CDR); both are
+CC BY 4.0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SEED = 20261121
+WITH_AMOUNT, WITH_UNIT, ANY_DIGIT, ABSTRACTS = 60, 60, 80, 200
+SHORTEST, LONGEST = 20, 400
+DEV_EVERY = 4
+
+_BOUNDARY = re.compile(r"\n+|(?<=[.!?])\s+(?=[A-Z0-9(\"-])")
+_AMOUNT = (
+    r"(?:mg|mcg|µg|g|kg|ng|grams?|milligrams?|micrograms?|mL|ml|L|dL|cc|lit(?:er|re)s?|milliliters?|IU|units?|mEq|mmol"
+    r"|mmHg|mm Hg|tablets?|capsules?|pills?|drops?|doses?|puffs?|teaspoons?|tablespoons?|ounces?|cups?"
+    r"|times (?:a|per))\b"
+)
+_TIME_OR_SHARE = r"%|(?:minutes?|hours?|days?|weeks?|months?|years?|percent|times|pounds?|degrees)\b"
+_DIGIT_AND_AMOUNT = re.compile(rf"\d[^\d]{{0,12}}?(?<![A-Za-z])(?:{_AMOUNT})")
+_DIGIT_AND_UNIT = re.compile(rf"\d[^\d]{{0,12}}?(?<![A-Za-z])(?:{_AMOUNT}|{_TIME_OR_SHARE})")
+
+
+def public_sentences(data: Path) -> dict[str, str]:
+    """400 sentences that hold a digit, by id, in sample order; the same wherever the data are the same.
+
+    `medquad:<source>/<record id>:<sentence number>`: 60 in which the unit of an amount begins within 12 characters
+    after a digit, 60 with any unit there, 80 drawn from all; at most one of each document.
+    `bc5cdr:<row>`: 200, tokens joined by single spaces.
+    """
+    rng = random.Random(SEED)
+    return {**_from_medquad(data, rng), **_from_bc5cdr(data, rng)}
+
+
+def split_of(ids: list[str]) -> dict[str, str]:
+    """The split by id: "dev" for every fourth in sample order, "test" for the others."""
+    return {id_: "dev" if n % DEV_EVERY == DEV_EVERY - 1 else "test" for n, id_ in enumerate(ids)}
+
+
+def sha(sentence: str) -> str:
+    """The first 12 hex digits of the sentence's SHA-256 in UTF-8."""
+    return hashlib.sha256(sentence.encode()).hexdigest()[:12]
+
+
+def sentences_of(answer: str) -> list[str]:
+    """The answer cut at line breaks and at blanks between [.!?] and a capital, digit, bracket, quote or dash."""
+    pieces = (" ".join(piece.split()) for piece in _BOUNDARY.split(answer))
+    return [piece for piece in pieces if piece]
+
+
+def _from_medquad(data: Path, rng: random.Random) -> dict[str, str]:
+    candidates: list[tuple[str, str, str]] = []  # id, document, sentence
+    seen: set[str] = set()
+    for record in _records(data / "medquad" / "medquad.jsonl.gz"):
+        source = record["source"].split("_")[0]
+        for number, sentence in enumerate(sentences_of(record["answer"])):
+            if _is_wanted(sentence) and sentence not in seen:
+                seen.add(sentence)
+                candidates.append((f"medquad:{source}/{record['id']}:{number}", record["url"], sentence))
+    rng.shuffle(candidates)
+    documents: set[str] = set()
+    chosen: dict[str, str] = {}
+    with_amount = [candidate for candidate in candidates if _DIGIT_AND_AMOUNT.search(candidate[2])]
+    with_unit = [candidate for candidate in candidates if _DIGIT_AND_UNIT.search(candidate[2])]
+    size = 0
+    for pool, more in ((with_amount, WITH_AMOUNT), (with_unit, WITH_UNIT), (candidates, ANY_DIGIT)):
+        size += more
+        for id_, document, sentence in pool:
+            if len(chosen) < size and document not in documents:
+                documents.add(document)
+                chosen[id_] = sentence
+    return chosen
+
+
+def _from_bc5cdr(data: Path, rng: random.Random) -> dict[str, str]:
+    candidates: dict[str, str] = {}  # sentence to its first row
+    for row, record in enumerate(_records(data / "ner-bc5cdr" / "bc5cdr-iob.jsonl.gz")):
+        sentence = " ".join(record["tokens"])
+        if _is_wanted(sentence):
+            candidates.setdefault(sentence, f"bc5cdr:{row}")
+    return {candidates[sentence]: sentence for sentence in rng.sample(list(candidates), ABSTRACTS)}
+
+
+def _is_wanted(sentence: str) -> bool:
+    return SHORTEST <= len(sentence) <= LONGEST and any("0" <= character <= "9" for character in sentence)
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print the labelled sentences of the public sets as JSON lines.")
+    parser.add_argument("data", type=Path, help="folder that holds medquad/ and ner-bc5cdr/")
+    sentences = public_sentences(parser.parse_args().data)
+    splits = split_of(list(sentences))
+    for id_, text in sentences.items():
+        print(json.dumps({"id": id_, "split": splits[id_], "sha": sha(text), "text": text}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
