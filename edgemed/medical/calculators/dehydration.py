@@ -21,6 +21,8 @@ DRINKS, EAGER, UNABLE = "drinks normally", "drinks eagerly, thirsty", "drinks po
 QUICK, SLOW, VERY_SLOW = "goes back at once", "goes back slowly", "goes back very slowly (2 seconds or more)"
 PLAN_A, PLAN_B, PLAN_C = "A: at home", "B: ORS in the clinic", "C: IV fluid, severe"
 
+MALNOURISHED = "A child with severe acute malnutrition is treated in hospital or by the national programme: refer."
+
 PLAN_B_BY_AGE = ((4, 200, 400), (12, 400, 700), (24, 700, 900), (60, 900, 1400))
 """Below this age in months: the least and the most ORS in mL over 4 hours."""
 
@@ -104,13 +106,16 @@ def classify(given: Given) -> Outcome:
         calculated("signs of some dehydration or worse", some, "signs", AS_IS),
     )
     warnings = ["Look for general danger signs and shock first."] if severe else []
-    if given.flag("severe_malnutrition"):
-        warnings.append("In severe acute malnutrition plans B and C do not hold: ReSoMal, slowly, and refer.")
     if severe >= 2:
-        return Outcome(values, "severe dehydration: plan C, refer urgently", tuple(warnings))
-    if some >= 2:
-        return Outcome(values, "some dehydration: plan B", tuple(warnings))
-    return Outcome(values, "no dehydration: plan A", tuple(warnings))
+        category, plan = "severe dehydration", "plan C, refer urgently"
+    elif some >= 2:
+        category, plan = "some dehydration", "plan B"
+    else:
+        category, plan = "no dehydration", "plan A"
+    if given.flag("severe_malnutrition"):
+        plan = "severe acute malnutrition, refer"
+        warnings.append(f"{MALNOURISHED} Plans B and C do not hold: ReSoMal, slowly.")
+    return Outcome(values, f"{category}: {plan}", tuple(warnings))
 
 
 def check(given: Given) -> list[InputFault]:
@@ -133,20 +138,21 @@ def fluid(given: Given) -> Outcome:
     """The volumes and rates of the plan."""
     plan, months = given.choice("plan"), int(given.number("age_months"))
     if plan == PLAN_A:
-        return _plan_a(months)
+        return _plan_a(months, given.flag("severe_malnutrition"))
     weight = given.maybe("weight_kg")
     if plan == PLAN_B:
         return _plan_b(months, weight)
     return _plan_c(months, given.number("weight_kg"))
 
 
-def _plan_a(months: int) -> Outcome:
+def _plan_a(months: int, malnourished: bool) -> Outcome:
     least, most = (50, 100) if months < 24 else (100, 200)
     values = (
         calculated("ORS after each loose stool, at least", least, "mL", AS_IS),
         calculated("ORS after each loose stool, up to", most, "mL", AS_IS),
     )
-    return Outcome(values, "plan A", ("Besides the usual drinks; more if the child wants it.",))
+    warnings = ("Besides the usual drinks; more if the child wants it.",)
+    return Outcome(values, "plan A", (*warnings, MALNOURISHED) if malnourished else warnings)
 
 
 def _plan_b(months: int, weight: Fraction | None) -> Outcome:

@@ -201,6 +201,15 @@ def test_signs_give_the_class(condition: str, eyes: bool, drinking: str, pinch: 
     assert _class(condition, eyes, drinking, pinch) == category
 
 
+def test_severe_malnutrition_takes_the_plan_away() -> None:
+    sample = with_changes("dehydration_plan", severe_malnutrition=True)
+    result = calculate("dehydration_plan", sample)
+    assert result.category == "some dehydration: severe acute malnutrition, refer"
+    assert "ReSoMal" in result.warnings[-1]
+    plan_a = {"plan": "A: at home", "age_months": 8, "severe_malnutrition": True}
+    assert "refer" in calculate("ors_volume", plan_a).warnings[-1]
+
+
 @given(
     condition=st.integers(0, 2),
     eyes=st.booleans(),

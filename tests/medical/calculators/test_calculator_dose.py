@@ -55,6 +55,12 @@ def test_the_daily_maximum_caps_each_dose_and_is_not_passed_by_rounding() -> Non
     assert "down so as not to pass the maximum" in result.values[0].rounding
 
 
+def test_a_total_just_at_the_daily_maximum_is_not_shown_above_it() -> None:
+    inputs = {"weight_kg": 10, "dose_mg_per_kg": 123.45, "basis": "per day", "doses_per_day": 1}
+    assert _dose(**inputs)["total in a day"] == 1235
+    assert _dose(**inputs, maximum_daily_mg=1234.5)["total in a day"] == 1234
+
+
 def test_without_a_maximum_the_result_says_so() -> None:
     inputs = {"weight_kg": 45, "dose_mg_per_kg": 15, "basis": "per dose"}
     result = calculate(DOSE, inputs)

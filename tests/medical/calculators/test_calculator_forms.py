@@ -20,6 +20,7 @@ from edgemed.medical.calculators import (
     calculators,
     describe,
 )
+from edgemed.medical.calculators.given import judge
 
 FIELDS = [(name, field) for name in calculators() for field in describe(name).inputs]
 NUMBERS = [(name, field) for name, field in FIELDS if field.kind == "number"]
@@ -94,6 +95,13 @@ def test_a_number_beyond_its_range_is_refused_with_range_and_unit(name: str, fie
     assert side in problem
     assert field.unit in problem
     assert f"from {field.minimum:g} to {field.maximum:g}" in problem
+
+
+@pytest.mark.parametrize(("name", "field"), NUMBERS, ids=_label)
+def test_the_ends_of_a_range_belong_to_it(name: str, field: CalculatorInput) -> None:
+    for end in (field.minimum, field.maximum):
+        _, found = judge(describe(name), with_changes(name, **{field.name: end}))
+        assert not found
 
 
 @pytest.mark.parametrize(("name", "field"), NUMBERS, ids=_label)

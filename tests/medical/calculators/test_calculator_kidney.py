@@ -79,6 +79,18 @@ def test_every_stage_of_kdigo_is_reached(creatinine: float, stage: str) -> None:
     assert calculate(EGFR, inputs).category.startswith(f"{stage}:")
 
 
+def test_the_stage_changes_exactly_at_kdigos_limits() -> None:
+    stages = {}
+    for hundredths in range(20, 1700):
+        result = calculate(
+            EGFR,
+            {"creatinine": hundredths / 100, "creatinine_unit": "mg/dL", "age_years": 30, "sex": "male"},
+        )
+        stages[result.values[0].value] = result.category.split(":")[0]
+    limits = {90: "G1", 89: "G2", 60: "G2", 59: "G3a", 45: "G3a", 44: "G3b", 30: "G3b", 29: "G4", 15: "G4", 14: "G5"}
+    assert {limit: stages[limit] for limit in limits} == limits
+
+
 @given(creatinine=creatinines, age=ages, sex=sexes)
 def test_stage_and_shown_value_never_contradict_each_other(creatinine: float, age: int, sex: str) -> None:
     inputs = {"creatinine": creatinine, "creatinine_unit": "mg/dL", "age_years": age, "sex": sex}
