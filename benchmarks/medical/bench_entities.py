@@ -1,0 +1,332 @@
+"""How well and how fast the parser reads drugs and quantities, against sentences labelled by hand (LABELS.md).
+
+    python benchmarks/medical/bench_entities.py --data DATA [--split test] [--show] [--speed]
+
+DATA is the folder that public_sentences.py describes; without it only `entities_own.jsonl` is measured. Tables:
+precision, recall (Wilson) and F1 (bootstrap over sentences, 95 %) of
+
+* drug: overlapping span, same generic name; "drug span": overlap alone;
+* number: overlapping span, equal low, high and unit, whatever the kind;
+* dose: the same among quantities of kind dose;
+
+and among the numbers that agree, the share whose kind, comparator and (doses) owner agree too. Units are compared by
+the table below and not by the parser's. Three things are equal here although written apart: an age without a unit
+and one in years, a year with and without the unit "year", a blood pressure with and without mmHg. Dates and clock
+times, which are no number, agree when their spans cover the same digits. A unit that the labels do not have (Da, W)
+counts as none.
+
+--show prints what differs (dev only). --speed measures sentences per CPU minute and the CPU time of hostile texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from public_sentences import public_sentences, sentences_of, sha
+
+from edgemed.medical.entities import parse
+from edgemed.medical.mentions import TermKind
+
+HERE = Path(__file__).parent
+RESAMPLES = 1000
+
+_ATOMS: dict[str, tuple[str, Fraction]] = {
+    **{name: ("mg", Fraction(f)) for name, f in {"mg": 1, "g": 1000, "kg": 1000000, "mcg": "1/1000", "ng": "1/1000000"}.items()},
+    **{name: ("mL", Fraction(f)) for name, f in {"mL": 1, "L": 1000, "dL": 100, "mcL": "1/1000"}.items()},
+    **{name: ("mmol", Fraction(f)) for name, f in {"mmol": 1, "mol": 1000, "mcmol": "1/1000", "nmol": "1/1000000"}.items()},
+    **{name: ("mm", Fraction(f)) for name, f in {"mm": 1, "cm": 10, "m": 1000, "km": 1000000}.items()},
+    **{name: ("month", Fraction(f)) for name, f in {"month": 1, "year": 12}.items()},
+    **{name: ("day", Fraction(f)) for name, f in {"day": 1, "week": 7}.items()},
+    **{name: ("min", Fraction(f)) for name, f in {"min": 1, "h": 60, "s": "1/60"}.items()},
+    "units": ("IU", Fraction(1)), "IU": ("IU", Fraction(1)),
+    "teaspoon": ("spoon", Fraction(1)), "tablespoon": ("spoon", Fraction(1)),
+    **{name: (name, Fraction(1)) for name in "mEq tablet capsule drop puff spoon sachet ampoule dose % mmHg °C °F kcal kPa m2 ratio".split()},
+}  # fmt: skip
+
+
+def plain_unit(unit: str) -> tuple[str, Fraction]:
+    """A unit as atoms of the table joined by "/" and what one of it is; ("", 1) for one that the labels lack."""
+    names, factor = [], Fraction(1)
+    for place, part in enumerate(unit.split("/")):
+        number, atom = re.fullmatch(r"([\d.]*) ?(.*)", part).groups()  # type: ignore[union-attr]
+        if atom not in _ATOMS:
+            if atom or place == 0 and part:
+                return "", Fraction(1)
+            names.append("")
+            continue
+        name, size = _ATOMS[atom]
+        if number == "24" and atom == "h":
+            name, size, number = "day", Fraction(1), ""
+        size *= Fraction(number or 1)
+        names.append(name)
+        factor = factor * size if place == 0 else factor / size
+    return "/".join(names), factor
+
+
+@dataclass(frozen=True)
+class Number:
+    """A quantity of a label or of the parser, in one form."""
+
+    kind: str
+    low: Fraction | str
+    high: Fraction | str
+    unit: str
+    comparator: str
+    of: str
+    start: int
+    end: int
+    digits: str
+
+    def agrees(self, other: Number) -> bool:
+        if not (self.start < other.end and other.start < self.end):
+            return False
+        if isinstance(self.low, str) or isinstance(other.low, str):
+            return self.digits == other.digits
+        return (self.low, self.high, self.unit) == (other.low, other.high, other.unit)
+
+
+def number(
+    kind: str, low: str, high: str, unit: str, comparator: str, of: str, start: int, end: int, text: str
+) -> Number:
+    """One quantity with its values in the units of the table."""
+    digits = "".join(re.findall(r"\d", text[start:end]))
+    try:
+        values = [Fraction(low), Fraction(high)]
+    except ValueError:
+        return Number(kind, low, high, unit, comparator, of, start, end, digits)
+    if kind == "age" and unit == "":
+        unit = "year"
+    if kind == "time" and unit == "year":
+        unit = ""
+    if kind == "measure" and unit == "" and values[0] > values[1]:
+        unit = "mmHg"
+    name, factor = plain_unit(unit)
+    if unit == "°F":
+        name, values = "°C", [(value - 32) * 5 / 9 for value in values]
+    return Number(kind, values[0] * factor, values[1] * factor, name, comparator, of, start, end, digits)
+
+
+@dataclass
+class Tally:
+    """Hits, labels and finds by sentence."""
+
+    rows: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def line(self, name: str) -> str:
+        hits, labels, found = (sum(row[n] for row in self.rows) for n in range(3))
+        rng = random.Random(1)
+        scores = sorted(_f1(rng.choices(self.rows, k=len(self.rows))) for _ in range(RESAMPLES))
+        low, high = scores[RESAMPLES // 40], scores[-RESAMPLES // 40]
+        return (
+            f"{name:10} {labels:6} {found:6} {hits:6}  P {_share(hits, found)}  R {_share(hits, labels)}"
+            f"  F1 {_f1(self.rows):.3f} [{low:.3f}, {high:.3f}]"
+        )
+
+
+def _f1(rows: list[tuple[int, int, int]]) -> float:
+    hits, labels, found = (sum(row[n] for row in rows) for n in range(3))
+    return 2 * hits / (labels + found) if labels + found else 1.0
+
+
+def _share(part: int, whole: int) -> str:
+    """A share with its Wilson interval."""
+    if not whole:
+        return "   -                 "
+    p, z = part / whole, 1.96
+    middle = (p + z * z / (2 * whole)) / (1 + z * z / whole)
+    half = z / (1 + z * z / whole) * math.sqrt(p * (1 - p) / whole + z * z / (4 * whole * whole))
+    return f"{p:.3f} [{middle - half:.3f}, {middle + half:.3f}]"
+
+
+def _placed(surfaces: Iterable[str], text: str) -> list[tuple[int, int]]:
+    """Where each surface lies, reading from left to right."""
+    places, done = [], 0
+    for surface in surfaces:
+        start = text.index(surface, done)
+        done = start + len(surface)
+        places.append((start, done))
+    return places
+
+
+def _matched(ones: list[Any], twos: list[Any], agree: Callable[[Any, Any], bool]) -> list[tuple[Any, Any]]:
+    """Pairs that agree, each thing in one pair at most."""
+    left, pairs = list(twos), []
+    for one in ones:
+        for two in left:
+            if agree(one, two):
+                pairs.append((one, two))
+                left.remove(two)
+                break
+    return pairs
+
+
+class Measured:
+    """The tallies over one file."""
+
+    def __init__(self, show: bool) -> None:
+        self.show = show
+        self.tallies = {name: Tally() for name in ("drug", "drug span", "number", "dose")}
+        self.shares: Counter[str] = Counter()
+
+    def add(self, label: dict[str, Any], text: str) -> None:
+        found = parse(text)
+        place = _characters(text)
+        drugs = [(place[t.start], place[t.end], t.name) for t in found.terms if t.kind is TermKind.DRUG]
+        wanted_drugs = [
+            (start, end, name)
+            for (start, end), (_, name) in zip(
+                _placed((d[0] for d in label["drugs"]), text), label["drugs"], strict=True
+            )
+        ]
+        numbers = [
+            number(q.kind, str(q.low), str(q.high), q.unit, q.comparator, q.of, place[q.start], place[q.end], text)
+            for q in found.quantities
+        ]  # fmt: skip
+        wanted = [
+            number(*q[1:], start, end, text)
+            for (start, end), q in zip(
+                _placed((q[0] for q in label["quantities"]), text), label["quantities"], strict=True
+            )
+        ]
+        self._count("drug", wanted_drugs, drugs, lambda a, b: _overlap(a, b) and a[2] == b[2], text)
+        self._count("drug span", wanted_drugs, drugs, _overlap, "")
+        pairs = self._count("number", wanted, numbers, Number.agrees, text)
+        doses = self._count(
+            "dose", [n for n in wanted if n.kind == "dose"], [n for n in numbers if n.kind == "dose"], Number.agrees, ""
+        )
+        for name, agreeing in (("kind", pairs), ("comparator", pairs), ("of", doses)):
+            for one, two in agreeing:
+                self.shares[name] += 1
+                if getattr(one, name) == getattr(two, name):
+                    self.shares[f"{name} right"] += 1
+                elif self.show:
+                    print(
+                        f"  {name}: {text[one.start : one.end]!r} is {getattr(one, name)!r}, read as {getattr(two, name)!r}: {text}"
+                    )
+
+    def _count(
+        self, name: str, wanted: list[Any], found: list[Any], agree: Callable[[Any, Any], bool], text: str
+    ) -> list[Any]:
+        pairs = _matched(wanted, found, agree)
+        self.tallies[name].rows.append((len(pairs), len(wanted), len(found)))
+        if self.show and text:
+            missed = [w for w in wanted if not any(w is one for one, _ in pairs)]
+            extra = [f for f in found if not any(f is two for _, two in pairs)]
+            if missed or extra:
+                print(
+                    f"  {name}: {text}\n      missed {[_short(m, text) for m in missed]}  extra {[_short(e, text) for e in extra]}"
+                )
+        return pairs
+
+    def report(self, title: str) -> None:
+        print(f"\n{title}\n{'':10} labels  found   hits")
+        for name, tally in self.tallies.items():
+            print(tally.line(name))
+        for name in ("kind", "comparator", "of"):
+            print(f"{name:10} {_share(self.shares[f'{name} right'], self.shares[name])} of {self.shares[name]}")
+
+
+def _overlap(one: Any, two: Any) -> bool:
+    return bool(one[0] < two[1] and two[0] < one[1])
+
+
+def _short(thing: Any, text: str) -> str:
+    if isinstance(thing, Number):
+        return f"{text[thing.start : thing.end]!r} {thing.kind} {thing.low} {thing.high} {thing.unit}"
+    return f"{text[thing[0] : thing[1]]!r} {thing[2]}"
+
+
+def _characters(text: str) -> dict[int, int]:
+    """Character place of each byte offset between characters."""
+    places, offset = {}, 0
+    for place, character in enumerate(text):
+        places[offset] = place
+        offset += len(character.encode("utf-8", "surrogatepass"))
+    places[offset] = len(text)
+    return places
+
+
+def _labels(name: str, split: str) -> list[dict[str, Any]]:
+    lines = (HERE / name).read_text(encoding="utf-8").splitlines()
+    return [label for label in map(json.loads, lines) if label["split"] == split]
+
+
+def accuracy(data: Path | None, split: str, show: bool) -> None:
+    own = Measured(show)
+    for label in _labels("entities_own.jsonl", split):
+        own.add(label, label["text"])
+    if data:
+        sentences = public_sentences(data)
+        public = Measured(show)
+        for label in _labels("entities_public.jsonl", split):
+            text = sentences[label["id"]]
+            if sha(text) != label["sha"]:
+                raise SystemExit(f"{label['id']}: the sentence in {data} is not the one that was labelled")
+            public.add(label, text)
+        public.report(f"entities_public.jsonl, {split}")
+    own.report(f"entities_own.jsonl, {split}")
+
+
+def speed(data: Path | None) -> None:
+    """Sentences per CPU minute on one core, then the CPU time of texts of 100 kB."""
+    own = [label["text"] for label in _labels("entities_own.jsonl", "dev")]
+    sentences = list(own)
+    if data:
+        sentences = list(public_sentences(data).values())
+        with gzip.open(data / "medquad" / "medquad.jsonl.gz", "rt", encoding="utf-8") as lines:
+            for _, line in zip(range(600), lines, strict=False):
+                sentences += sentences_of(json.loads(line)["answer"])
+    parse(own[0])
+    began = time.process_time()
+    for sentence in sentences:
+        parse(sentence)
+    took = time.process_time() - began
+    print(f"\n{len(sentences)} sentences in {took:.2f} s of CPU: {60 * len(sentences) / took:,.0f} a minute")
+    for name, text in hostile_texts().items():
+        began = time.process_time()
+        parse(text)
+        print(f"{1000 * (time.process_time() - began):8.1f} ms  {len(text)} characters: {name}")
+
+
+def hostile_texts() -> dict[str, str]:
+    """Texts of about 100 kB that are slow for a careless pattern."""
+    ordinary = " ".join(label["text"] for label in _labels("entities_own.jsonl", "dev"))
+    seeds = {
+        "ordinary text": ordinary, "digits": "7", "digits and blanks": "7 ", "digits and commas": "1,", "points": "1.5.",
+        "slashes": "1/", "ranges": "1-2-", "lists": "5, ", "doses": "paracetamol 500 mg tds ", "words": "one hundred and ",
+        "every": "every ", "half": "half a ", "blanks": " ", "commas": ",", "letters": "a", "no": "no fever, ",
+        "units": "mg/kg/", "per": "per ", "up to": "up to ", "drugs": "amoxicillin ", "accents": "e\u0301", "surrogates": "\ud800",
+        "right to left": "\u0623\u0643\u0644 5 \u0645\u0644 ", "thousands": "1 000 ", "dates": "1/2/20 ", "times": "three times a ",
+    }  # fmt: skip
+    return {name: (seed * (100_000 // len(seed) + 1))[:100_000] for name, seed in seeds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder that holds medquad/ and ner-bc5cdr/")
+    parser.add_argument("--split", choices=("dev", "test"), default="dev")
+    parser.add_argument("--show", action="store_true", help="print what differs (dev only)")
+    parser.add_argument("--speed", action="store_true", help="measure time instead")
+    given = parser.parse_args()
+    if given.show and given.split == "test":
+        parser.error("the test sentences are not to be looked at: --show works on dev")
+    if given.speed:
+        speed(given.data)
+    else:
+        accuracy(given.data, given.split, given.show)
+
+
+if __name__ == "__main__":
+    main()
