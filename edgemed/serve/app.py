@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgemed.engines.base import Engine
+from edgemed.serve.calculators import CalculatorRoutes
 from edgemed.serve.chat import ChatEndpoint
 from edgemed.serve.errors import ApiError, internal_fault
 from edgemed.serve.guard import Guard
@@ -43,6 +44,7 @@ def create_app(engine: Engine, options: ServeOptions) -> App:
         Route("/v1/models/{name:path}", status.model),
         Route("/health", status.health),
         Route("/api/status", status.status),
+        *CalculatorRoutes(options).routes(),
         *page_routes(),
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
