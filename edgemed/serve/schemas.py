@@ -9,7 +9,7 @@ about a dose gets the same answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails, from_json
@@ -50,11 +50,19 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 _MAX_STOPS = 4
 _MAX_STOP_CHARACTERS = 256
 _INT64 = 2**63
+_MAX_SOURCES = 8
+_MAX_TITLE_CHARACTERS = 200
+_MAX_CITED_CHARACTERS = 20_000
 
 _WORDS = {
     "extra_forbidden": "not a field edgemed knows",
     "missing": "is missing",
     "too_short": "must hold at least one entry",
+    "too_long": "may hold at most {max_length} entries",
+    "string_too_short": "must not be empty",
+    "string_too_long": "may have at most {max_length} characters",
+    "literal_error": "must be one of {expected}",
+    "dict_type": "must be a JSON object",
     "string_type": "must be text",
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
@@ -99,8 +107,22 @@ class StreamOptions(_Strict):
     include_obfuscation: bool | None = None
 
 
+class Calculation(_Strict):
+    """A calculator and its inputs: calculated again here, so that its result can support a number."""
+
+    name: str
+    inputs: dict[str, Any]
+
+
+class Citation(_Strict):
+    """A text that may support numbers of the answer; it is not put into the prompt."""
+
+    title: str = Field(min_length=1, max_length=_MAX_TITLE_CHARACTERS)
+    text: str = Field(max_length=_MAX_CITED_CHARACTERS)
+
+
 class ChatRequest(_Strict):
-    """OpenAI's request for a chat completion, as far as edgemed supports it."""
+    """OpenAI's request for a chat completion, as far as edgemed supports it, and edgemed's own fields."""
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
@@ -113,6 +135,12 @@ class ChatRequest(_Strict):
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
     stop: list[str] | None = None
     user: str | None = None
+    language: str | None = None
+    """Of the question: chooses templates, keywords and danger signs."""
+    cache: Literal["use", "retry", "off"] | None = None
+    """"retry" asks anew and forgets the saved answer."""
+    calculations: list[Calculation] = Field(default=[], max_length=_MAX_SOURCES)
+    cited: list[Citation] = Field(default=[], max_length=_MAX_SOURCES)
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -18,7 +18,9 @@ def test_a_result_carries_value_unit_formula_and_source(running: Running) -> Non
     assert response.status_code == 200, response.text
     result = response.json()
     assert result["values"][0]["value"] == pytest.approx(1.82, abs=0.01)
-    assert result["source"] and result["formula"] and result["notice"]
+    assert result["source"]
+    assert result["formula"]
+    assert result["notice"]
 
 
 def test_all_faulty_fields_are_named_at_once(running: Running) -> None:
