@@ -1,0 +1,267 @@
+"""A question cut into items, each with what it does there: terms, quantities, intents, closed-list words, the rest."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from edgemed.medical.entities import parse
+from edgemed.medical.lexicon import Lexicon, shipped_lexicon
+from edgemed.medical.mentions import Entities, Quantity, QuantityKind, Term, TermKind
+from edgemed.medical.question_words import Phrase, QuestionWords, Role, question_words
+from edgemed.medical.reading import Reading, read
+from edgemed.medical.same_meaning import singular, value_of_term
+
+_WORD = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|[^\W_]+|[^\w\s]|_")
+_WORD_KINDS = frozenset([TermKind.ACTION, TermKind.RELATION, TermKind.SEVERITY])
+"""Terms of these kinds mean what their words mean: "again" is not "second dose"."""
+_SILENT = frozenset(".,;:()[]{}\"'!?-_*\u2026")
+_STOPS = frozenset(".?!;:,")
+_SHORTENED = {"ca": "can", "wo": "will", "sha": "shall"}
+_AROUND_AGE = frozenset("old of age aged years year months month weeks week".split())  # noqa: SIM905
+_COMPARING = frozenset(
+    "under over below above less more than at least most up to about around approximately approx roughly younger older "  # noqa: SIM905
+    "lighter heavier aged age ages of exceeding between from".split()
+)
+_COMPARING_AFTER = frozenset("and or older over above more under less below younger up plus + old of age".split())  # noqa: SIM905
+
+
+@dataclass(slots=True)
+class Item:
+    """One piece of a question."""
+
+    role: str
+    """A Role of the closed lists, or "term", "number", "word", "wh", "unparsed"."""
+    name: str
+    """Its value: equal names mean the same."""
+    start: int
+    end: int
+    """Place in the plain text."""
+    kinds: tuple[TermKind, ...] = ()
+    values: dict[TermKind, str] = field(default_factory=dict)
+    quantity: Quantity | None = None
+    negated: bool = False
+    status: str = ""
+    stops: bool = False
+    """True when a stop or a bracket stands before it."""
+
+
+def items_of(question: str, language: str = "en", lexicon: Lexicon | None = None) -> tuple[list[Item], Entities]:
+    """The items of a question in order, without fillers; and what the parser found. Linear, never raises on text."""
+    lexicon = lexicon or shipped_lexicon()
+    reading = read(question)
+    entities = parse(question, language, lexicon)
+    words = question_words(language)
+    plain = reading.plain if words else question.casefold()
+    if words is None:
+        found = _WORD.finditer(plain)
+        return [Item("word", m[0], m.start(), m.end()) for m in found if m[0] not in _SILENT], entities
+    placed = _placed(reading, entities, lexicon)
+    tokens = _tokens(plain)
+    items = _with_phrases(reading, plain, tokens, placed, words)
+    return _without_attributes(_without_comparators(items)), entities
+
+
+@dataclass(slots=True)
+class _Token:
+    text: str
+    start: int
+    end: int
+
+
+def _tokens(plain: str) -> list[_Token]:
+    tokens = [_Token(match.group(), match.start(), match.end()) for match in _WORD.finditer(plain)]
+    for token, following in pairwise(tokens):
+        if following.text == "n't":
+            token.text = _SHORTENED.get(token.text, token.text)
+    return tokens
+
+
+def _placed(reading: Reading, entities: Entities, lexicon: Lexicon) -> list[Item]:
+    """Terms, quantities and unparsed digits as items, by characters of the plain text; terms at one place are one."""
+    place_of = _places(reading)
+    items: dict[tuple[int, int], Item] = {}
+    for term in entities.terms:
+        if term.kind in _WORD_KINDS:
+            continue
+        start, end = place_of(term.start), place_of(term.end)
+        value = value_of_term(term.kind, term.name, reading.plain[start:end], lexicon)
+        item = items.setdefault((start, end), Item("term", value, start, end))
+        _add_term(item, term, value)
+    for quantity in entities.quantities:
+        start, end = place_of(quantity.start), place_of(quantity.end)
+        name = quantity_name(quantity, reading.plain[start:end])
+        items[start, end] = Item("number", name, start, end, quantity=quantity)
+    for rest in entities.unparsed:
+        start, end = place_of(rest.start), place_of(rest.end)
+        items[start, end] = Item("unparsed", reading.plain[start:end], start, end)
+    return sorted(items.values(), key=lambda item: (item.start, -item.end))
+
+
+def _add_term(item: Item, term: Term, value: str) -> None:
+    item.kinds = (*item.kinds, term.kind)
+    item.values[term.kind] = value
+    item.name = " = ".join(sorted(set(item.values.values())))
+    item.negated = item.negated or term.negated
+    item.status = item.status or term.status
+
+
+def _places(reading: Reading) -> Callable[[int], int]:
+    if reading.places is None and reading.text.isascii():
+        return lambda offset: offset
+    offsets = reading.byte_offsets(range(len(reading.plain) + 1))
+    starts = [offsets[place] for place in range(len(reading.plain) + 1)]
+    return lambda offset: bisect_right(starts, offset) - 1
+
+
+def quantity_name(quantity: Quantity, written: str) -> str:
+    """A quantity's exact value, unit and comparator; dates and long numbers as they are written."""
+    unit = quantity.unit
+    if not unit and (quantity.kind is QuantityKind.TIME or quantity.low > 999_999):
+        return " ".join(written.split())
+    value = str(quantity.low) if quantity.low == quantity.high else f"{quantity.low} to {quantity.high}"
+    return f"{quantity.comparator}{value} {unit}".strip()
+
+
+def _with_phrases(
+    reading: Reading, plain: str, tokens: Sequence[_Token], placed: Sequence[Item], words: QuestionWords
+) -> list[Item]:
+    """Placed items and, in the gaps, phrases of the lists and single words; a phrase wins over a term inside it."""
+    shouted = not any(character.islower() for character in reading.text)
+    items: list[Item] = []
+    place, done, stopped = 0, 0, True
+    index = 0
+    while index < len(tokens):
+        token = tokens[index]
+        if token.start < done:
+            index += 1
+            continue
+        while place < len(placed) and placed[place].end <= token.start:
+            place += 1
+        here = placed[place] if place < len(placed) and placed[place].start < token.end else None
+        phrase, last = _phrase(tokens, index, words)
+        if phrase and _emphatic(reading, token, shouted, phrase):
+            phrase = None
+        end = tokens[last].end if phrase else token.end
+        if phrase and _wins(phrase, end, here, placed, place):
+            if phrase.role is not Role.FILLER:
+                items.append(Item(phrase.role, phrase.name, token.start, end, stops=stopped))
+            done, index, stopped = end, last + 1, stopped and phrase.role is Role.FILLER
+            continue
+        if here is not None:
+            here.stops = stopped
+            items.append(here)
+            done, stopped = max(here.end, token.end), False
+            index += 1
+            continue
+        index += 1
+        if token.text in _SILENT:
+            if mark := _silent_mark(plain, token):
+                items.append(Item("word", mark, token.start, token.end))
+            stopped = stopped or token.text in _STOPS or token.text in "()"
+            continue
+        items.append(Item("word", _word(reading, token, shouted), token.start, token.end, stops=stopped))
+        stopped = False
+    return items
+
+
+def _phrase(tokens: Sequence[_Token], index: int, words: QuestionWords) -> tuple[Phrase | None, int]:
+    """The longest phrase that begins at a token, and its last token."""
+    form = tokens[index].text
+    if form not in words.phrases:
+        return None, index
+    found, last = words.phrases[form], index
+    for following in range(index + 1, len(tokens)):
+        token = tokens[following]
+        if token.text in ("-", "'", "/") and form in words.phrases:
+            continue
+        form = f"{form} {token.text}"
+        if form not in words.phrases:
+            break
+        if longer := words.phrases[form]:
+            found, last = longer, following
+    if found and found.role is Role.USUAL_END and last + 1 < len(tokens) and tokens[last + 1].text not in _STOPS:
+        return words.phrases.get(tokens[index].text), index
+    return found, last
+
+
+def _wins(phrase: Phrase, end: int, here: Item | None, placed: Sequence[Item], place: int) -> bool:
+    """A phrase counts when it covers whatever was found at its place, and that is no drug, number or body site."""
+    if here is None:
+        following = placed[place] if place < len(placed) else None
+        return following is None or following.start >= end or (following.end <= end and following.role == "term")
+    if here.role != "term" or TermKind.DRUG in here.kinds or here.end > end:
+        return False
+    return phrase.role in (Role.INTENT, Role.USUAL_END, Role.NEGATION, Role.CONNECTOR) or here.end <= end
+
+
+def _emphatic(reading: Reading, token: _Token, shouted: bool, phrase: Phrase) -> bool:
+    """True for a closed-list word that stands as a name or an abbreviation: "Mrs An", "WHO", "US"."""
+    if reading.places is not None or phrase.role in (Role.INTENT, Role.NEGATION) or shouted:
+        return False
+    written = reading.text[token.start : token.end]
+    if written == "I" or written.islower():
+        return False
+    if len(written) > 1 and written.isupper():
+        return True
+    before = reading.text[max(0, token.start - 3) : token.start].rstrip(" \"'(")
+    at_start = not before or before[-1] in ".?!:;-\n" or not reading.text[: token.start].strip()
+    if at_start:
+        return written == "An" and reading.plain[token.end : token.end + 2].strip()[:1] not in tuple("aeiouh")
+    return written[0].isupper()
+
+
+def _silent_mark(plain: str, token: _Token) -> str:
+    """What a mark says when it is glued to a word: "HIV-" is negative, "?pneumonia" is a question of the diagnosis."""
+    before = plain[token.start - 1 : token.start]
+    following = plain[token.end : token.end + 1]
+    if token.text == "-" and before.isalnum() and not following.isalnum():
+        return "negative sign"
+    if token.text == "?" and following.isalnum() and not before.isalnum():
+        return "possible"
+    return ""
+
+
+def _word(reading: Reading, token: _Token, shouted: bool) -> str:
+    if reading.places is None and not shouted and 1 < len(token.text) < 6:
+        written = reading.text[token.start : token.end]
+        if written.isupper() and token.text in ("all", "aids", "ms", "was", "had", "did"):
+            return written
+    return singular(token.text)
+
+
+def _without_comparators(items: list[Item]) -> list[Item]:
+    """The items without the words beside a quantity that its comparator or its kind already says."""
+    drop: set[int] = set()
+    for place, item in enumerate(items):
+        quantity = item.quantity
+        if quantity is None:
+            continue
+        if quantity.comparator:
+            _drop_beside(items, place, -1, _COMPARING, drop)
+            _drop_beside(items, place, 1, _COMPARING_AFTER, drop)
+        if quantity.kind is QuantityKind.AGE:
+            _drop_beside(items, place, 1, _AROUND_AGE, drop)
+    return [item for place, item in enumerate(items) if place not in drop]
+
+
+def _without_attributes(items: list[Item]) -> list[Item]:
+    """The items without "sick" before a person: who is asked about is ill."""
+    return [
+        item
+        for item, following in zip(items, [*items[1:], None], strict=True)
+        if not (item.name == "sick" and following is not None and TermKind.AGE_BAND in following.kinds)
+    ]
+
+
+def _drop_beside(items: Sequence[Item], place: int, step: int, words: frozenset[str], drop: set[int]) -> None:
+    for _ in range(3):
+        place += step
+        if not 0 <= place < len(items) or items[place].role not in ("word", Role.CONNECTOR):
+            return
+        if items[place].name not in words:
+            return
+        drop.add(place)

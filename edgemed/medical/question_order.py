@@ -1,0 +1,132 @@
+"""The parts of a question and their inner order, for the clinical key.
+
+A run of words on the medicine, on the problem or on the person is a part. Words that lead from one part to the next
+("for", "in") fall away at its border and stay inside it. With one part of each sort the parts are a set; with two of
+a sort, or with words that put things in order, the question counts word by word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgemed.medical.mentions import QuantityKind, TermKind
+from edgemed.medical.question_items import Item
+from edgemed.medical.question_words import Role
+from edgemed.medical.what_is_asked import Asked
+
+_DRUG = frozenset([TermKind.DRUG, TermKind.DRUG_CLASS])
+_PERSON = frozenset([TermKind.AGE_BAND, TermKind.SEX, TermKind.PREGNANCY, TermKind.LACTATION])
+_FLOATING = frozenset([QuantityKind.AGE, QuantityKind.WEIGHT, QuantityKind.DOSE, QuantityKind.FREQUENCY])
+_NEUTRAL = frozenset(["for", "in", "with", "if", "when", "and", "who", "of", "about", "because of", "against"])
+"""Between a drug and a problem, these say only that it is given for it or in it."""
+_EVERYTHING_COUNTS = frozenset(
+    "after before instead then than following prior until switch versus vs".split()  # noqa: SIM905
+)
+
+
+def order_of(asked: Asked) -> tuple[str, ...]:
+    """The parts of a question, sorted; or one part with every item in order where the order counts."""
+    if asked.open_language:
+        return (" ".join(item.name for item in asked.everything),)
+    parts, joints = _parts(asked.rest)
+    sorts = [sort for sort, _ in parts]
+    simple = (
+        len(sorts) == len(set(sorts))
+        and len(asked.intents) < 2
+        and not any(item.role == "word" and item.name in _EVERYTHING_COUNTS for item in asked.rest)
+        and ("dose" in asked.intents or not _names_allergen(asked.rest))
+    )
+    if not simple:
+        return ("in this order: " + " / ".join(item.name for item in asked.everything),)
+    loose = () if "dose" in asked.intents else joints
+    return tuple(sorted([f"{sort}: {' / '.join(names)}" for sort, names in parts] + list(loose)))
+
+
+def _names_allergen(items: Sequence[Item]) -> bool:
+    return any(TermKind.ALLERGY in item.kinds for item in items) and any(
+        _DRUG.intersection(item.kinds) for item in items
+    )
+
+
+def _sort_of(item: Item) -> str:
+    """Which part an item belongs to: "drug", "person" or "problem"; "" for what floats, "-" for what breaks a run."""
+    if item.role == Role.INTENT:
+        return "-"
+    if item.quantity is not None:
+        return "" if item.quantity.kind in _FLOATING else "beside"
+    if item.role == Role.CONNECTOR or item.role == Role.NEGATION:
+        return "next"
+    if _DRUG.intersection(item.kinds):
+        return "drug"
+    if item.kinds and set(item.kinds) <= {TermKind.ROUTE}:
+        return ""
+    return "person" if _PERSON.intersection(item.kinds) else "problem"
+
+
+class _Runs:
+    """The runs found so far, and the words that wait for what they lead to."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, list[str]]] = []
+        self.joints: list[str] = []
+        self.waiting: list[Item] = []
+        self.open = False
+        """True while the last part may go on."""
+
+    def add(self, sort: str, item: Item) -> None:
+        """An item of a part: it goes on with the last run of its sort, or begins one."""
+        if self.open and self.parts and self.parts[-1][0] == sort:
+            self.parts[-1][1].extend(waiting.name for waiting in self.waiting)
+        else:
+            self._join(sort, item)
+            kept = [waiting.name for waiting in self.waiting if waiting.role != Role.CONNECTOR]
+            self.parts.append((sort, kept))
+        self.parts[-1][1].append(item.name)
+        self.waiting.clear()
+        self.open = True
+
+    def _join(self, sort: str, item: Item) -> None:
+        """Notes what stands between a drug and a problem when it is more than a comma or "for"."""
+        if not self.open or not self.parts or item.stops:
+            return
+        before = self.parts[-1][0]
+        if {before, sort} != {"drug", "problem"}:
+            return
+        between = [waiting.name for waiting in self.waiting]
+        if not between or any(name not in _NEUTRAL for name in between):
+            self.joints.append(f"{before} {' '.join(between) or 'beside'} {sort}")
+
+    def end(self) -> None:
+        """Nothing leads on: what still waits and says something of its own closes the last part."""
+        kept = [waiting.name for waiting in self.waiting if waiting.role != Role.CONNECTOR]
+        if kept:
+            if not self.parts:
+                self.parts.append(("problem", []))
+            self.parts[-1][1].extend(kept)
+        self.waiting.clear()
+        self.open = False
+
+
+def _parts(items: Sequence[Item]) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    runs = _Runs()
+    for item in items:
+        sort = _sort_of(item)
+        if sort == "-":
+            runs.end()
+        elif sort == "next":
+            runs.waiting.append(item)
+        elif sort == "beside":
+            runs.add(runs.parts[-1][0] if runs.open and runs.parts else "problem", item)
+        elif sort:
+            runs.add(sort, item)
+    runs.end()
+    return [(sort, _sorted_person(names) if sort == "person" else names) for sort, names in runs.parts], runs.joints
+
+
+def _sorted_person(names: list[str]) -> list[str]:
+    """ "pregnant woman" and "a woman who is pregnant": a person's plain attributes may change places."""
+    plain = {"adult", "female", "pregnant", "adult = female", "infant", "newborn", "adult = female = pregnant", "who"}
+    if not set(names) <= plain:
+        return names
+    words = {word for name in names for word in name.split(" = ")} - {"who"}
+    return sorted(words - {"adult", "female"} if "pregnant" in words else words)
