@@ -108,7 +108,7 @@ def number(
         return Number(kind, low, high, unit, comparator, of, start, end, digits)
     if kind == "age" and unit == "":
         unit = "year"
-    if kind == "time" and unit == "year":
+    if kind == "time" and unit == "year" and values[0] >= 1000:
         unit = ""
     if kind == "measure" and unit == "" and values[0] > values[1]:
         unit = "mmHg"

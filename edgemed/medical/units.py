@@ -31,17 +31,21 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "pmol": ("pmol",),
     "mol": ("moles", "mol"),
     "mL": ("milliliters", "millilitres", "milliliter", "millilitre", "mls", "ml", "cc", "ccs"),
-    "mcL": ("microliters", "microlitres", "microliter", "microlitre", "µl", "ul", "mcl", "mm3", "mm³", "cmm"),
+    "mcL": (
+        *("microliters", "microlitres", "microliter", "microlitre", "µl", "ul", "mcl"),
+        *("cubic millimeter", "cubic millimetre", "mm3", "mm³", "mm^3", "mm(3)", "mm ( 3 )", "cmm", "cu mm"),
+    ),
     "dL": ("deciliters", "decilitres", "deciliter", "decilitre", "dl"),
     "L": ("liters", "litres", "liter", "litre", "l"),
-    "tablet": ("tablets", "tablet", "tabs", "tab", "pills", "pill", "caplets", "caplet"),
+    "tablet": ("tablets", "tablet", "tabs", "tab", "pills", "pill", "caplets", "caplet", "tbl"),
     "capsule": ("capsules", "capsule", "caps", "cap"),
     "drop": ("drops", "drop", "gtts", "gtt"),
-    "puff": ("puffs", "puff", "inhalations", "inhalation", "sprays", "spray"),
+    "puff": ("puffs", "puff", "inhalations", "inhalation", "sprays", "spray", "actuations", "actuation"),
     "teaspoon": ("teaspoonfuls", "teaspoonful", "teaspoons", "teaspoon", "tsps", "tsp"),
     "tablespoon": ("tablespoonfuls", "tablespoonful", "tablespoons", "tablespoon", "tbsps", "tbsp"),
     "spoon": ("spoonfuls", "spoonful", "spoons", "spoon"),
     "sachet": ("sachets", "sachet", "packets", "packet"),
+    "lozenge": ("lozenges", "lozenge"),
     "ampoule": ("ampoules", "ampoule", "ampules", "ampule", "amps", "amp"),
     "vial": ("vials", "vial"),
     "patch": ("patches", "patch"),
@@ -49,27 +53,44 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "cup": ("cups", "cup", "glasses", "glass"),
     "dose": ("doses", "dose"),
     "%": ("percent", "per cent", "%"),
-    "mmHg": ("mm hg", "mmhg"),
+    "mmHg": ("millimeters of mercury", "millimetres of mercury", "mm of hg", "mm hg", "mmhg"),
     "°C": ("degrees celsius", "degrees centigrade", "degrees c", "deg c", "°c", "° c", "celsius", "c"),
     "°F": ("degrees fahrenheit", "degrees f", "deg f", "°f", "° f", "fahrenheit", "f"),
     "degree": ("degrees", "degree", "°"),
-    "kcal": ("kilocalories", "kcals", "kcal", "calories", "calorie"),
+    "kcal": ("kilocalories", "kilocalorie", "kcals", "kcal", "calories", "calorie", "cal"),
     "kPa": ("kpa",),
     "km": ("kilometers", "kilometres", "km"),
     "cm": ("centimeters", "centimetres", "centimeter", "centimetre", "cms", "cm"),
     "mm": ("millimeters", "millimetres", "millimeter", "millimetre", "mm"),
-    "m2": ("square meters", "square metres", "square meter", "square metre", "m²", "m2", "m^2", "sqm"),
+    "m2": (
+        "square meters",
+        "square metres",
+        "square meter",
+        "square metre",
+        "m²",
+        "m2",
+        "m^2",
+        "m(2)",
+        "m ( 2 )",
+        "sqm",
+    ),
     "m": ("meters", "metres", "meter", "metre", "m"),
     "year": ("years", "year", "yrs", "yr", "y"),
     "month": ("months", "month", "mths", "mth", "mos", "mo"),
-    "week": ("weeks", "week", "wks", "wk"),
-    "day": ("days", "day", "d"),
+    "week": ("weeks", "week", "wks", "wk", "w"),
+    "day": ("days", "day", "nights", "night", "d"),
     "h": ("hours", "hour", "hrs", "hr", "h"),
     "min": ("minutes", "minute", "mins", "min"),
-    "s": ("seconds", "second", "secs", "sec"),
-    "cell": ("cells", "cell"),
-    "beat": ("beats", "beat"),
+    "s": ("seconds", "second", "secs", "sec", "s"),
+    "cell": ("cd4 cells", "cells", "cell", "wbc", "leukocytes", "lymphocytes", "parasites"),
+    "beat": ("heart beats", "beats", "beat"),
     "breath": ("breaths", "breath", "respirations"),
+    "lb": ("pounds", "pound", "lbs", "lb"),
+    "oz": ("ounces", "ounce", "oz"),
+    "inch": ("inches", "inch"),
+    "foot": ("feet", "foot", "ft"),
+    "cmH2O": ("cm h2o", "cmh2o", "cm of water"),
+    "pg": ("picograms", "picogram", "pg"),
     "copy": ("copies",),
     "mOsm": ("mosm", "mosmol"),
 }
@@ -80,11 +101,11 @@ SYMBOL_OF = {spelling: symbol for symbol, spellings in SPELLINGS.items() for spe
 CALENDAR = frozenset({"year", "month", "week", "day", "h", "min", "s"})
 FORMS = frozenset(
     {"tablet", "capsule", "drop", "puff", "teaspoon", "tablespoon", "spoon", "sachet", "ampoule", "vial", "patch"}
-    | {"suppository", "cup", "dose"}
+    | {"suppository", "cup", "dose", "lozenge"}
 )
 
 _CANONICAL = (
-    {"mg": "mg", "mcg": "mg", "ng": "mg", "g": "mg", "kg": "mg"}
+    {"mg": "mg", "mcg": "mg", "ng": "mg", "pg": "mg", "g": "mg", "kg": "mg"}
     | {"mL": "mL", "mcL": "mL", "dL": "mL", "L": "mL"}
     | {"mmol": "mmol", "mcmol": "mmol", "nmol": "mmol", "pmol": "mmol", "mol": "mmol"}
     | {"IU": "IU", "MIU": "IU", "mIU": "IU", "cm": "mm", "m": "mm", "km": "mm"}
@@ -117,6 +138,8 @@ def canonical(unit: str) -> tuple[str, Fraction]:
         divisor_name, divisor_factor = _part(symbol, divisor=True)
         if (number, symbol) == ("24", "h"):
             divisor_name = "day"
+        elif symbol == "m2" and number:  # "mL/min/1.73m2": a standard body, not a number to divide by
+            divisor_name = f"{number}m2"
         elif number:
             divisor_factor *= Fraction(number)
         names.append(divisor_name)

@@ -1,0 +1,94 @@
+"""Digits that are no quantity: parts of names ("IL-6", "5-FU", "type 2"), ordinals, list numerals, citations."""
+
+from __future__ import annotations
+
+import re
+
+from edgemed.medical.amounts import Unread
+from edgemed.medical.numbers import NUMBER, joined
+from edgemed.medical.unit_chains import CHAIN
+
+_CITATION = re.compile(r"\d{1,3}(?: ?[,-] ?\d{1,3})*\]")
+_ITEM_BEFORE = re.compile(r"(?:^|\n|[.;:] )[ (]*$")
+_ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
+_ITEM_IN_BRACKETS = re.compile(r"\d\) [a-z]")
+_ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)\b")
+_GLUED = re.compile(r"(?P<word>[a-z][a-z.]*)(?P<dash>-?)$")
+_GLUED_ALLOWED = frozenset(
+    "x bp hr rr wt temp hb hgb inr gcs pr rbs bsl age aged day week ht bmi sats for post pre under over mid "  # noqa: SIM905
+    "non ages grade to at or and dose about first low high n muac ph q po iv im sc max min approx then approx. max. vs".split()
+)
+_WORD_END = re.compile(r"\w*(?:[.,]\d+)*(?:-\w*\d\w*)?")
+_UNIT_AFTER = re.compile(rf"{NUMBER}(?: ?- ?{NUMBER})?(?:[ -]| - )?(?P<unit>{CHAIN})")
+_TEMPERATURE = re.compile(r"(?:3[4-9]|4[0-2])\.\d")
+_NAMED_BEFORE = re.compile(
+    joined(
+        r"""\b(?:types?|alpha|beta|gamma|delta|kappa|omega|epsilon|theta|zeta|chromosomes?|trisomy|factors?|complement|interleukin
+        |vitamin(?: [a-z])?|vit\.?(?: [a-z])?|coenzyme q|hepatitis|phase|figures?|figs?\.?|tables?|sections?|chapters?|appendix|version
+        |exons?|introns?|codons?|domain|isoform|groups?|lamin|tier|hsv|hpv|hiv|il|htlv|interferon|subtypes?|genotypes?|serotypes?
+        |mucolipidosis|mucopolysaccharidosis|influenza|caspase|cyclin|receptor|paragraph|question|clone|strain|cohort|box|annex)
+        (?: ?- ?| )?(?:\d+[a-z]? ?(?:and|or|,|to|-|/|&) ?){0,3}$"""
+    )
+)
+_SPACED_NAME_BEFORE = re.compile(r"\b(?!(?:mg|ml|kg|mcg|years?|days?|weeks?|hours?|ph|p|n) )[a-z]+[0-9]* - $")
+_IN_BRACKETS_BEFORE = re.compile(r"\b(?:[a-z]{1,2}|cacl|mgcl|nacl|hco|spo|pco|fev|pge|cd|cyp) ?\( $")
+_IN_BRACKETS = re.compile(r"\d{1,2} ?[+-]? \)")
+_SUFFIX = joined(
+    r"""(?:fu|ht|ht\d[a-z]?|htp|hiaa|asa|mp|tg|cis|trans|fc|dht|ala|ohda|dopa|oh|hete|azt|lo|cox|beta|alpha|me|pbn|apb
+    |(?:n?or|iso|cyclo|di|tri)?(?:hydroxy|fluoro|methyl|mercapto|amino|deoxy|aza|benz|chloro|nitro|acetyl|phenyl|iodo|bromo
+    |oxo|thio|dihydroxy|propano|butano|hexan|androst|azido|keto|lipox|nucleot|reductase|dimethyl|methoxy|ethyl|carbox|sulfo)\w*)"""
+)
+_CHEMICAL = re.compile(rf"\d{{1,2}}(?: ?, ?\d{{1,2}})*'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*")
+_LETTER_AFTER = re.compile(r"\d+(?:[.,]\d+)*[a-z]")
+_NOT_NAMES = re.compile(r"\d+(?:[.,]\d+)*(?:x|k\b|k/|e\d|[ap]\.?m\b|[ymwd]\.?/?o\b|[mf]\b|'?s\b|h\d\d|yr|hrly|hly)")
+
+
+def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:
+    """The name, ordinal, list numeral or citation whose first digits are at this place."""
+    if before.endswith(("[", "[ ")) and (match := _CITATION.match(plain, start)):
+        return Unread(start, match.end(), "a citation")
+    if (match := _ITEM.match(plain, start)) and _ITEM_BEFORE.search(before):
+        return Unread(start, match.end() - 1, "a list numeral")
+    if before.endswith("(") and (match := _ITEM_IN_BRACKETS.match(plain, start)):
+        return Unread(start, start + 1, "a list numeral")
+    if match := _ORDINAL.match(plain, start):
+        return Unread(start, match.end(), "an ordinal")
+    if match := _CHEMICAL.match(plain, start):
+        return Unread(start, match.end(), "digits inside a name")
+    return _glued(plain, start, before, cut_in_words=cut_in_words) or _named(plain, start, before)
+
+
+def _glued(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:
+    glued = _GLUED.search(before)
+    has_unit = _UNIT_AFTER.match(plain, start)
+    if (
+        glued
+        and not _may_precede(glued["word"], has_unit)
+        and not (glued["word"] == "t" and _TEMPERATURE.match(plain, start))
+    ):
+        end = _WORD_END.match(plain, start)
+        return Unread(start - len(glued[0]), end.end() if end else start + 1, "digits inside a name")
+    if cut_in_words and not has_unit:
+        if before.endswith(" - ") and _SPACED_NAME_BEFORE.search(before):
+            return _word(plain, start, start)
+        if _IN_BRACKETS.match(plain, start) and _IN_BRACKETS_BEFORE.search(before):
+            return _word(plain, start, start)
+    if _LETTER_AFTER.match(plain, start) and not has_unit and not _NOT_NAMES.match(plain, start):
+        return _word(plain, start, start)
+    return None
+
+
+def _may_precede(word: str, has_unit: re.Match[str] | None) -> bool:
+    """Whether a quantity can be glued to this word: "wt12", "amoxicillin500mg"."""
+    return word in _GLUED_ALLOWED or (has_unit is not None and len(word) > 3 and len(has_unit["unit"]) > 1)
+
+
+def _named(plain: str, start: int, before: str) -> Unread | None:
+    if before[-1:] not in (" ", "-", "/", ",") or _UNIT_AFTER.match(plain, start) or not _NAMED_BEFORE.search(before):
+        return None
+    return _word(plain, start, start)
+
+
+def _word(plain: str, start: int, first: int) -> Unread:
+    end = _WORD_END.match(plain, start)
+    return Unread(first, max(end.end() if end else 0, start + 1), "digits inside a name")

@@ -1,0 +1,262 @@
+"""What each number of a text belongs to: a dose to its drug, a value to the vital sign or test it is of.
+
+By rules of order within a sentence: "500 mg of amoxicillin", "amoxicillin 500 mg", "20 units of oxytocin in 1 L of
+saline at 60 drops per minute", "amoxicillin and metronidazole 500 mg and 400 mg respectively".
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgemed.medical.amounts import Amount
+from edgemed.medical.lexicon import FoundTerm
+from edgemed.medical.mentions import QuantityKind, TermKind
+from edgemed.medical.numbers import joined
+
+LINKED = (QuantityKind.DOSE, QuantityKind.FREQUENCY, QuantityKind.DURATION)
+"""Kinds that belong to a drug."""
+REACH = 200
+"""How many characters back a sentence without a drug looks for the one that the text is about."""
+
+_SENTENCE_END = re.compile(r"(?<![ \d][a-z])[.!?](?=[ \n]+(?!\d)|$)|(?<=\d)\. (?=[a-z])|\n")
+_TO_DRUG = re.compile(
+    joined(
+        r"""(?:[ \u2009-]| \([a-z ]{1,12}\) )?
+        (?:(?:of|the|a|an|oral|orally|iv|i\.v\.|im|i\.m\.|sc|po|intravenous|intramuscular|tablets?|tabs?|capsules?|caps|pills?|doses?|dose|bolus
+        |elemental|single|daily|each|injectable|inhaled|nebuli[sz]ed|topical|syrup|suspension|solution|infusion|drops?|ampoules?|vials?|puffs?
+        |w/v|strength|normal|extra|more|per day|a day|sachets?|supplements?|recombinant|human|generic|liquid|cream|ointment|gel|injection|base
+        |additional|further|once|twice|three times|bd|tds|od|bid|tid|worth|both|either|plain|soluble|regular|dispersible|loading|maintenance
+        |anti-?[a-z]+|medication|drug|medicine|their|his|her|my|your|in|with|,)[ -])*"""
+    )
+)
+_OF_OTHER = re.compile(
+    joined(
+        r""" ?(?:of )?(?:(?:clean|sterile|boiled|cooled|distilled|drinking|warm|plain|safe|tap|cold|expressed|fresh|packed|whole|red|breast|some|the|a|dry
+        |fresh-frozen|fresh - frozen|cow's) )*(?:water|milk|juice|blood|urine|food|feed|plasma|platelets|cryoprecipitate|cells|tea|breastmilk|alcohol
+        |fiber|fibre|protein|fat|sugar|coffee|soup|porridge|formula)\b"""
+    )
+)
+_IN = re.compile(r"\b(?:in|with|into) (?:a |an )?(?:bag of |bottle of )?$")
+_ASIDE = re.compile(
+    r"\b(?:without|instead of|rather than|unlike|allergic to|allergy to|avoid|than|no|not with|in place of|replace[sd]?|placebo or)(?: any)? $"
+)
+_DILUENTS = frozenset(
+    [
+        "sodium chloride",
+        "glucose",
+        "ringer's lactate",
+        "ringer lactate",
+        "compound sodium lactate",
+        "water for injections",
+    ]
+)
+_RESPECTIVELY = re.compile(r"\brespectively\b")
+_SOLUTION_BEFORE = re.compile(
+    r"(?:[ ,(-]|eye|ear|nasal|drops?|ointment|cream|gel|lotion|solution|injection|spray|mouthwash|shampoo|w/v|infusion|topical|paste|is)*"
+)
+_STRENGTH_AFTER = re.compile(
+    r"(?= ?$| ?[.,;:)?!/+]| (?:\d|x\b|mg|in\b|for\b|[obq]d\b|[bt]id\b|tds\b|qid\b|daily|twice|once|three|tab|cap|and|or\b|per|every|by\b|po\b|iv\b|im\b"
+    r"|to\b|with|at\b|is\b|was\b|stat|after|before|if\b|mane|nocte|plus|then|until|when|on\b|but|a day|each|safe|ok|during|while|from|since|can|should))"
+)
+_VALUE_GAP = re.compile(
+    joined(
+        r"""(?:[ :=~<>≤≥(,-]|\b(?:count|level|levels|rate|was|is|are|were|of|now|at|to|today|score|value|up|down|only|still|from|came|back|reading|stable
+        |about|around|over|under|above|below|more|less|than|greater|equal|or|between|and|the|on|a|approximately|has|had|been|fell|rose|dropped|remains
+        |measured|currently|yesterday|result|results|last|month|week|this|morning|her|his|with|be|stays|if|it|exceeds|reaches|within|range|normal
+        |fasting|random|concentration|test|reads|showed|by|least|high|low)\b)*"""
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    start: int
+    end: int
+    drugs: list[FoundTerm]
+    said_before: FoundTerm | None
+    """The last drug of the text before it, if near."""
+
+
+def owned(
+    plain: str, amounts: Sequence[Amount], found: Sequence[FoundTerm], measures: frozenset[str]
+) -> list[tuple[Amount, str]]:
+    """Each amount, its kind corrected by its neighbours among the terms, with what it belongs to or ""."""
+    drugs = [term for term in found if term.kind is TermKind.DRUG]
+    tests = [term for term in found if term.kind is TermKind.TEST or term.name in measures]
+    drug_starts = [drug.start for drug in drugs]
+    test_starts = [test.start for test in tests]
+    amounts = [_with_drug_kind(plain, amount, drugs, drug_starts) for amount in amounts]
+    amounts = _in_pairs(plain, amounts)
+    owners = [""] * len(amounts)
+    for sentence, members in _sentences(plain, amounts, drugs, drug_starts):
+        for place, owner in zip(members, _owners(plain, sentence, [amounts[m] for m in members]), strict=True):
+            owners[place] = owner
+    pairs = list(zip(amounts, owners, strict=True))
+    return [
+        _with_test(plain, amount, owner, amounts[place - 1].end if place else 0, tests, test_starts)
+        for place, (amount, owner) in enumerate(pairs)
+    ]
+
+
+def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], starts: Sequence[int]) -> Amount:
+    """ "0.9% saline", "lidocaine 1%", "adrenaline 1:1000" and "Augmentin 625" are doses."""
+    following = bisect_left(starts, amount.start)
+    before = drugs[following - 1] if following else None
+    after = drugs[following] if following < len(drugs) else None
+    gap = plain[before.end : amount.start] if before and before.end <= amount.start else None
+    if amount.unit in ("%", "ratio") and amount.kind is QuantityKind.MEASURE:
+        if amount.unit == "ratio" and ":" not in plain[amount.start : amount.end]:
+            return amount
+        if (
+            after is not None
+            and after.start - amount.end <= 5
+            and plain[amount.end : after.start].strip() in ("", "w/v", "-")
+        ):
+            return replace(amount, kind=QuantityKind.DOSE)
+        if gap is not None and len(gap) < 30 and not gap.startswith(" (") and _SOLUTION_BEFORE.fullmatch(gap):
+            return replace(amount, kind=QuantityKind.DOSE)
+    elif (
+        amount.unit == "" and amount.kind is QuantityKind.COUNT and gap is not None and gap in (" ", "-", "", " dose ")
+    ):
+        if (amount.low >= 5 or plain[amount.start] in ".0") and _STRENGTH_AFTER.match(plain, amount.end):
+            return replace(amount, kind=QuantityKind.DOSE)
+    return amount
+
+
+def _in_pairs(plain: str, amounts: list[Amount]) -> list[Amount]:
+    """ "Seretide 250/50": the second number of a strength is a strength as well."""
+    for place in range(1, len(amounts)):
+        left, right = amounts[place - 1], amounts[place]
+        if left.kind is QuantityKind.DOSE and not left.unit and right.kind is QuantityKind.COUNT and not right.unit:
+            if plain[left.end : right.start].strip() in ("/", "+"):
+                amounts[place] = replace(right, kind=QuantityKind.DOSE)
+    return amounts
+
+
+def _sentences(
+    plain: str, amounts: Sequence[Amount], drugs: Sequence[FoundTerm], starts: Sequence[int]
+) -> list[tuple[_Sentence, list[int]]]:
+    """The sentences that hold amounts of a linked kind, with the places of these among the amounts."""
+    sentences: list[tuple[_Sentence, list[int]]] = []
+    members = [place for place, amount in enumerate(amounts) if amount.kind in LINKED]
+    if not members or not drugs:
+        return []
+    ends = [match.end() for match in _SENTENCE_END.finditer(plain)] + [len(plain)]
+    for place in members:
+        end = ends[min(bisect_left(ends, amounts[place].start + 1), len(ends) - 1)]
+        if sentences and sentences[-1][0].end == end:
+            sentences[-1][1].append(place)
+            continue
+        number = bisect_left(ends, end)
+        start = ends[number - 1] if number else 0
+        first, last = bisect_left(starts, start), bisect_left(starts, end)
+        earlier = drugs[first - 1] if first and start - drugs[first - 1].end < REACH else None
+        sentences.append((_Sentence(start, end, list(drugs[first:last]), earlier), [place]))
+    return sentences
+
+
+def _owners(plain: str, sentence: _Sentence, amounts: Sequence[Amount]) -> list[str]:
+    drugs = sentence.drugs
+    if not drugs:
+        earlier = sentence.said_before
+        return [
+            earlier.name
+            if earlier and amount.kind is not QuantityKind.DURATION and not _is_of_other(plain, amount)
+            else ""
+            for amount in amounts
+        ]
+    if _RESPECTIVELY.search(plain, sentence.start, sentence.end) and (zipped := _zipped(plain, drugs, amounts)):
+        return zipped
+    starts = [drug.start for drug in drugs]
+    return [_owner(plain, drugs, starts, amount) for amount in amounts]
+
+
+def _is_of_other(plain: str, amount: Amount) -> bool:
+    return amount.kind is QuantityKind.DOSE and bool(_OF_OTHER.match(plain, amount.end))
+
+
+def _owner(plain: str, drugs: Sequence[FoundTerm], starts: Sequence[int], amount: Amount) -> str:
+    if _is_of_other(plain, amount):
+        return ""
+    following = bisect_left(starts, amount.start)
+    after = drugs[following] if following < len(drugs) else None
+    before = _subject(plain, drugs, following, amount) if following else None
+    if amount.kind is QuantityKind.DOSE and after is not None and after.start - amount.end < 80:
+        gap = plain[amount.end : after.start]
+        touching = before is not None and amount.start - before.end <= 2
+        if _leads_to(gap) and (not touching or " of " in gap):
+            return after.name
+    if before is not None:
+        return before.name
+    return after.name if after is not None and amount.kind is not QuantityKind.DURATION else ""
+
+
+_STRENGTH_BETWEEN = re.compile(r"\d[\d.,/ ]*(?:%|mg|mcg|g|ml)?(?:/\d* ?ml)?")
+
+
+def _leads_to(gap: str) -> bool:
+    """Whether only words that join an amount to its drug stand between them."""
+    rest = _STRENGTH_BETWEEN.sub("", gap, count=1) if any(map(str.isdigit, gap)) else gap
+    rest = re.sub(" +", " ", rest)
+    return bool(_TO_DRUG.fullmatch(rest)) and "," not in rest
+
+
+def _subject(plain: str, drugs: Sequence[FoundTerm], following: int, amount: Amount) -> FoundTerm | None:
+    """The drug before the amount that it is most likely of: no diluent, none that is only named to be avoided."""
+    for place in range(following - 1, max(-1, following - 6), -1):
+        drug = drugs[place]
+        if drug.end > amount.start or place == 0:
+            return drug if drug.end <= amount.start else None
+        if amount.start - drug.end <= 2:
+            return drug
+        lead = plain[max(0, drug.start - 40) : drug.start]
+        is_vehicle = drug.name in _DILUENTS and re.search(
+            r"\b(?:in|with)(?: [\d.,]+ ?(?:ml|l|litres?|liters?|%))*(?: of)?[ \d.%a]*$", lead
+        )
+        if not is_vehicle and not _ASIDE.search(lead):
+            return drug
+    return drugs[following - 1]
+
+
+def _zipped(plain: str, drugs: Sequence[FoundTerm], amounts: Sequence[Amount]) -> list[str]:
+    """ "X and Y 500 mg and 400 mg respectively": the n-th dose is of the n-th drug; [] when the counts differ."""
+    doses = [amount for amount in amounts if amount.kind is QuantityKind.DOSE]
+    before = [drug for drug in drugs if doses and drug.end <= doses[0].start]
+    after = [drug for drug in drugs if doses and drug.start >= doses[-1].end]
+    in_order = before if len(before) == len(doses) else after if len(after) == len(doses) else []
+    if len(doses) < 2 or len(in_order) != len(doses):
+        return []
+    names = {dose.start: drug.name for dose, drug in zip(doses, in_order, strict=True)}
+    return [names.get(amount.start, "") for amount in amounts]
+
+
+def _with_test(
+    plain: str, amount: Amount, owner: str, reached: int, tests: Sequence[FoundTerm], starts: Sequence[int]
+) -> tuple[Amount, str]:
+    """A value with the name of what was measured; a bare number after such a name is a measure."""
+    if amount.kind not in (QuantityKind.MEASURE, QuantityKind.COUNT, QuantityKind.WEIGHT):
+        return amount, owner
+    following = bisect_left(starts, amount.start)
+    test = tests[following - 1] if following else None
+    if test is None or test.end > amount.start or amount.start - test.end > 40:
+        return amount, owner
+    if test.end < reached and plain[reached : amount.start].strip(" ,/-") not in ("", "and", "to", "or", "now", "then"):
+        return amount, owner
+    gap = plain[max(test.end, reached) : amount.start]
+    if not _VALUE_GAP.fullmatch(gap):
+        return amount, owner
+    if amount.kind is QuantityKind.COUNT and not amount.unit and not _counts_something(plain, amount):
+        return replace(amount, kind=QuantityKind.MEASURE), test.name
+    return (amount, test.name) if amount.kind is not QuantityKind.COUNT else (amount, owner)
+
+
+_COUNTED_NOUN = re.compile(
+    r" (?:patients|people|children|times|cases|women|men|tablets|drugs|days|weeks|episodes|tests|samples|of the)\b"
+)
+
+
+def _counts_something(plain: str, amount: Amount) -> bool:
+    return bool(_COUNTED_NOUN.match(plain, amount.end))

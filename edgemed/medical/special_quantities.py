@@ -1,0 +1,231 @@
+"""Numbers with a form of their own: 120/80, 1:1000, "1 in 4", 5/7, 45M, "in her sixties"; and units that lists share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from fractions import Fraction
+
+from edgemed.medical.amounts import Amount
+from edgemed.medical.kinds import BEFORE, kind_of
+from edgemed.medical.mentions import QuantityKind
+from edgemed.medical.numbers import NUMBER, TENS, joined, value_of
+from edgemed.medical.unit_chains import CHAIN
+
+_COURSE = re.compile(r"(?P<n>\d{1,2}) ?/ ?(?P<of>7|52|12)(?![\d/]|\.\d)(?! ?(?:mm|mg|ml|mcg|g)\b)")
+_COURSE_UNIT = {"7": ("day", 1), "52": ("day", 7), "12": ("month", 1)}
+_COURSE_BEFORE = re.compile(
+    r"(?:\bx|\bfor|\bin|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc|\bevery|\bage[d]?|\bage of|;|,) ?:?$"
+)
+_COURSE_AFTER = re.compile(
+    r" ?(?:ago|old|hx|h/o|history|of |later|course|supply|baby|infant|boy|girl|male|female|m\b|f\b)"
+)
+_COURSE_TIME = re.compile(
+    r"\b(?:in|review(?:ed)?|rv|fu|f/u|after|again|return|rtc|see|back|recheck|repeat|tca)\b[ :a-z]{0,8}$"
+)
+_PRESSURE = re.compile(
+    joined(
+        r"""(?P<high>\d{2,3})(?: ?- ?\d{2,3})? ?(?:/| over ) ?(?P<low>\d{2,3})(?: ?- ?\d{2,3})?(?![\d/]|[.,]\d)(?: ?mm ?hg)?
+        (?! ?(?:m?g|mcg|g|ml|iu|µg|ug|tab|units?|years|days|weeks)\b)"""
+    )
+)
+_PRESSURE_BEFORE = re.compile(r"\b(?:b\.?p\.?|blood pressure|pressures?|pressure (?:is|was|of))[^.;\d]{0,20}$")
+_RATIO = re.compile(
+    joined(
+        rf"""(?P<one>\d+(?:\.\d+)?) ?: ?(?P<two>\d{{1,3}}(?:[, ]\d{{3}})+|\d+)(?![\d:])
+        |(?P<first>{NUMBER})(?: in (?:every )?| out of (?:every |each )?(?:the )?)
+        (?P<second>{NUMBER})(?! ?(?:{CHAIN}|hours|days|weeks|months|years|(?:days|of) ))(?=\W|$)(?!-)
+        |(?P<cases>\d+(?:\.\d+)?) (?:per|in) (?P<people>1[, ]?0{{2,3}}(?:[, ]?000)?|1 ?million)\b"""
+    )
+)
+_SCORE = re.compile(r"(?P<one>\d{1,3}) ?/ ?(?P<two>\d{1,3})(?![\d/]|[.,]\d)")
+_UNIT_AFTER = re.compile(rf"[ -]?{CHAIN}")
+_FRACTION_USE = re.compile(rf"[ -]?(?:of|an?|the|{CHAIN})\b|[ -]?(?:strength|normal|saline)|-|\d| to | or ")
+_AGE_SHORT = re.compile(
+    joined(
+        r"""(?P<n>\d{1,3})(?: ?- ?| )?(?:
+        (?P<unit>y|m|w|d|yr|yrs|mo|mth|wk)\.?[ /]?o\b\.?
+        |(?P<sex>f|m)(?=[ ,;.)/]|$)
+        |/ ?[fm]\b(?!/)
+        )"""
+    )
+)
+_PERSON_BEFORE = re.compile(r"(?:^|[,(:;\n-]|\ba|\bpt|\bpatient|\bthis|\ban|\bfor a|\. ) ?$")
+_AFTER_SEX = re.compile(r"(?:^|[^a-z/])[mf] ?/ ?$|(?:^|[,(] ?)[mf],? ?$")
+_AGE_UNIT = {"y": 12, "yr": 12, "yrs": 12, "m": 1, "mo": 1, "mth": 1, "w": 7, "wk": 7, "d": 1}
+_AGES = re.compile(r"(?P<n>\d{1,3})'?s\b")
+_DECADE_BEFORE = re.compile(
+    r"\b(?:his|her|their|your|my|our|the|in|early|mid|late|to|and|or)[ -]?(?:early|mid|late)?[ -]?$"
+)
+_GROUP_BEFORE = re.compile(r"\b(?:under|over|above|below)[ -]$")
+_DECADE = rf"(?:{'|'.join(ten[:-1] for ten in TENS)})ies"
+_DECADES = re.compile(rf"(?P<low>{_DECADE})(?: (?:or|to|and|through) (?P<high>{_DECADE}))?")
+_NEGATIVE_BEFORE = re.compile(
+    r"\b(?:z-?scores?|score|sd|excess|be|whz|waz|haz|wfh|wfa|wfl|temperature|at|of|is|below|than|to|was|under|[<>=:]) ?-$"
+)
+_NEGATIVE_AFTER = re.compile(r" ?(?:sds?\b|s\.d\.?|z\b|z-?score|standard deviation)")
+
+
+def special_at(plain: str, start: int, before: str, *, after_drug: bool) -> Amount | None:
+    """A course, blood pressure, ratio or short age that begins with the digits at this place."""
+    if (age := _age(plain, start, before)) is not None:
+        return age
+    if (match := _COURSE.match(plain, start)) and (course := _course(plain, match, before)):
+        return course
+    if (match := _PRESSURE.match(plain, start)) and not after_drug:
+        high, low = int(match["high"]), int(match["low"])
+        named = _PRESSURE_BEFORE.search(before)
+        if (named and low < high) or (70 <= high <= 280 and 30 <= low <= 160 and high - low >= 10):
+            return _measure(Fraction(high), Fraction(low), "mmHg", start, match.end())
+    if match := _RATIO.match(plain, start):
+        return _ratio(match, start)
+    if not after_drug and (match := _SCORE.match(plain, start)):
+        one, two = int(match["one"]), int(match["two"])
+        is_fraction = one < two <= 10 and (two <= 4 or _FRACTION_USE.match(plain, match.end()))
+        if not is_fraction and two and not _UNIT_AFTER.match(plain, match.end()):
+            return _measure(Fraction(one), Fraction(two), "ratio", start, match.end())
+    return None
+
+
+def decade_at(plain: str, start: int, before: str) -> Amount | None:
+    """ "fifties or sixties" as an age of 50 to 69 years."""
+    match = _DECADES.match(plain, start)
+    if match is None:
+        return None
+    low = TENS[match["low"][:-3] + "y"]
+    high = TENS[match["high"][:-3] + "y"] if match["high"] else low
+    return _age_amount(low, high + 9, 12, start, match.end())
+
+
+def is_negative(plain: str, before: str, unit: str, end: int) -> bool:
+    """Whether the dash before a number is a minus sign."""
+    if not before.endswith("-") or (len(before) > 1 and before[-2] not in " (<>=:"):
+        return False
+    return unit in ("°C", "°F") or bool(_NEGATIVE_AFTER.match(plain, end) or _NEGATIVE_BEFORE.search(before))
+
+
+def _measure(low: Fraction, high: Fraction, unit: str, start: int, end: int) -> Amount:
+    return Amount(QuantityKind.MEASURE, low, high, unit, start, end)
+
+
+def _age_amount(low: int, high: int, months: int, start: int, end: int) -> Amount:
+    return Amount(QuantityKind.AGE, Fraction(low * months), Fraction(high * months), "month", start, end)
+
+
+def _age(plain: str, start: int, before: str) -> Amount | None:
+    if match := _AGES.match(plain, start):
+        years = int(match["n"])
+        if _GROUP_BEFORE.search(before):
+            return _age_amount(years, years, 12, start, match.end())
+        if years % 10 == 0 and 20 <= years <= 90 and _DECADE_BEFORE.search(before):
+            return _age_amount(years, years + 9, 12, start, match.end())
+        return None
+    if _AFTER_SEX.search(before) and (match := re.compile(r"\d{1,3}(?![\d.,/:]\d|/|:| ?[a-z%])").match(plain, start)):
+        return _age_amount(int(match[0]), int(match[0]), 12, start, match.end())
+    match = _AGE_SHORT.match(plain, start)
+    if match is None:
+        return None
+    value = int(match["n"])
+    if match["unit"]:
+        unit = "day" if match["unit"][0] in "wd" else "month"
+        size = Fraction(value * _AGE_UNIT[match["unit"]])
+        return Amount(QuantityKind.AGE, size, size, unit, start, match.end())
+    if match["sex"] and (not _PERSON_BEFORE.search(before) or value > 115 or (match["sex"] == "m" and value < 13)):
+        return None
+    return _age_amount(value, value, 12, start, match.end("n"))
+
+
+def _course(plain: str, match: re.Match[str], before: str) -> Amount | None:
+    after = _COURSE_AFTER.match(plain, match.end())
+    if match["of"] == "12" and not after and not _COURSE_BEFORE.search(before):
+        return None
+    unit, size = _COURSE_UNIT[match["of"]]
+    value = Fraction(int(match["n"]) * size)
+    kind, end = QuantityKind.DURATION, match.end()
+    if after and after[0].strip() in ("old", "baby", "infant", "boy", "girl", "male", "female", "m", "f"):
+        kind, end = QuantityKind.AGE, after.end() if after[0].strip() == "old" else end
+    elif (after and after[0].strip() in ("ago", "later")) or _COURSE_TIME.search(before):
+        kind = QuantityKind.TIME
+    return Amount(kind, value, value, unit, match.start(), end)
+
+
+def _ratio(match: re.Match[str], start: int) -> Amount | None:
+    one, two = next(
+        (match[a], match[b]) for a, b in (("one", "two"), ("first", "second"), ("cases", "people")) if match[a]
+    )
+    if len(one) + len(two) > 24:
+        return None
+    low = value_of(one)
+    high = value_of(two.replace(" ", "").replace("1million", "1000000") if two[0].isdigit() else two)
+    if (
+        low is None
+        or high is None
+        or (match["first"] and (high <= low or low.denominator != 1 or 1900 <= high <= 2100))
+    ):
+        return None
+    return _measure(low, high, "ratio", start, match.end())
+
+
+_LIST = re.compile(
+    r"(?:, ?| ,? ?| ?/ ?|,? and |,? or | & |,? then |,? plus | vs\.? | versus |-| to | ?; ?| and then )?"
+)
+_WRITTEN = {"min": "h"}
+_BY = re.compile(r" ?(?:x|by) ?")
+_LENDERS = (QuantityKind.DOSE, QuantityKind.AGE, QuantityKind.DURATION, QuantityKind.TIME, QuantityKind.WEIGHT)
+_LENT_MEASURES = re.compile(r"%|/|°|mm|kcal|mmHg|kPa")
+
+
+def with_shared_units(plain: str, found: list[Amount]) -> list[Amount]:
+    """The amounts, each bare number of a list with the unit of its neighbour: "2, 4 and 6 months", "days 1, 8 and 15"."""
+    for place in range(len(found) - 2, -1, -1):
+        left, right = found[place], found[place + 1]
+        if _is_bare(plain, left) and right.unit and _lends(plain[left.end : right.start], right):
+            factor = _factor(plain, right) / (12 if left.kind is QuantityKind.AGE else 1)
+            found[place] = replace(
+                left, kind=right.kind, unit=right.unit, low=left.low * factor, high=left.high * factor
+            )
+            if right.kind in (QuantityKind.DURATION, QuantityKind.TIME):
+                kind = kind_of(
+                    _WRITTEN.get(right.unit, right.unit),
+                    0,
+                    plain[max(0, left.start - BEFORE) : left.start],
+                    plain,
+                    right.end,
+                )
+                found[place : place + 2] = [replace(found[place], kind=kind), replace(right, kind=kind)]
+    for place in range(1, len(found)):
+        left, right = found[place - 1], found[place]
+        is_day = (
+            left.kind is QuantityKind.TIME and left.unit in ("day", "month", "min") and plain[left.end - 1].isdigit()
+        )
+        if (
+            is_day
+            and _is_bare(plain, right)
+            and re.fullmatch(r", ?|,? and |,? or | & | ?/ ?", plain[left.end : right.start])
+        ):
+            factor = _factor(plain, left)
+            found[place] = replace(
+                right, kind=left.kind, unit=left.unit, low=right.low * factor, high=right.high * factor
+            )
+    return found
+
+
+def _is_bare(plain: str, amount: Amount) -> bool:
+    if amount.kind is QuantityKind.AGE:
+        return plain[amount.end - 1].isdigit()
+    return amount.unit == "" and amount.kind in (QuantityKind.COUNT, QuantityKind.MEASURE, QuantityKind.DOSE)
+
+
+def _lends(between: str, right: Amount) -> bool:
+    if _BY.fullmatch(between):
+        return right.unit == "mm"
+    if not between.strip(" ") or not _LIST.fullmatch(between):
+        return False
+    return right.kind in _LENDERS or bool(_LENT_MEASURES.search(right.unit))
+
+
+def _factor(plain: str, amount: Amount) -> Fraction:
+    """What one of the amount's unit as written is in its canonical unit."""
+    number = re.compile(NUMBER).match(plain, amount.start)
+    value = value_of(number[0]) if number else None
+    return amount.low / value if value else Fraction(1)

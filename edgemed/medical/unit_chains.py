@@ -1,0 +1,92 @@
+"""Units after a number, with what they are divided by: "mg/kg per day", "mg kg(-1)", "mL in 24 hours"."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from edgemed.medical.numbers import NUMBER, joined, value_of
+from edgemed.medical.units import CALENDAR, SPELLINGS, SYMBOL_OF
+
+
+def _any_of(symbols: frozenset[str] | set[str]) -> str:
+    words = [word for symbol in symbols for word in SPELLINGS[symbol]]
+    return "(?:" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + ")"
+
+
+_END = r"(?![a-z0-9µ²³])"
+_DIVISORS = {*CALENDAR, "kg", "g", "m2", "mL", "dL", "L", "mcL", "dose", "tablet", "puff", "kcal", "mmol", "mol"}
+_NUMBERED = {"mL", "dL", "L", "h", "day", "kg", "m2", "kcal", "tablet", "dose", "puff", "capsule"}
+
+CALENDAR_UNIT = _any_of(set(CALENDAR)) + _END
+UNIT = _any_of(set(SPELLINGS)) + _END
+_DIVISOR = _any_of(_DIVISORS) + _END
+_NUMBERED_DIVISOR = rf"{NUMBER}[ -]?{_any_of(_NUMBERED)}{_END}"
+_ONE_DAY = r"(?:(?:24|twenty[ -]?four)[ -]?(?:hours?|hrs?|h)|one day|a day)\b"
+_BODY = r"(?: ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass)|bw\b|b\.w\.))?"
+_PER = joined(
+    rf"""(?:
+    (?: ?/ ?| per | per|/each )(?:{_NUMBERED_DIVISOR}|{_ONE_DAY}(?: period)?|{_DIVISOR}){_BODY}
+    | an? (?={_any_of({"day", "week", "month", "year", "h", "min"})}{_END}){_DIVISOR}
+    | each (?=dose|day|night){_DIVISOR}
+    | (?:in|within|over a) (?:any |each |a )?{_ONE_DAY}
+    | ?[.\u00b7]? ?(?:kg|min|hr?|day|d|l|ml|dl|g|mmol|s)(?: ?\( ?- ?1 ?\)| ?\^? ?- ?1(?!\d)|\u207b¹)
+    | ?[.\u00b7]? ?m(?: ?\( ?- ?2 ?\)| ?\^? ?- ?2(?!\d)|\u207b²)
+    )"""
+)
+CHAIN = joined(
+    rf"""(?:
+    {CALENDAR_UNIT}
+    |(?:mg|gms?|g) ?%
+    |{UNIT}{_BODY}{_PER}*
+    |[bc]\.?p\.?m{_END}
+    |(?:/ ?|per ){_DIVISOR}{_PER}?
+    )"""
+)
+"""A unit or a chain of them."""
+
+_LINK = re.compile(
+    r" ?/each | ?/ ?| per ?| an? | each | (?:in|within|over a) (?:any |each |a )?(?=24|twenty|one day|a day)| "
+)
+_INVERSE = re.compile(
+    r"(?P<unit>kg|min|hr?|day|d|ml|dl|l|g|mmol|s|m)(?: ?\( ?- ?[12] ?\)| ?\^? ?- ?[12](?!\d)|\u207b[¹²])"
+)
+_BODY_WORDS = re.compile(r" ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass)|bw\b|b\.w\.)")
+_FIRST = re.compile(UNIT)
+_DAY = re.compile(_ONE_DAY + "(?: period)?")
+_COUNTED = re.compile(rf"(?P<number>{NUMBER})[ -]?(?P<unit>{UNIT})")
+
+
+@lru_cache(maxsize=4096)
+def symbols(chain: str) -> str:
+    """A match of CHAIN in the symbols of units.py: "mg per kg per day" as "mg/kg/day"; "" for an empty one."""
+    text = _BODY_WORDS.sub("", chain)
+    if text in ("bpm", "b.p.m", "cpm", "bp.m"):
+        return "/min"
+    if text.endswith("%") and len(text) > 1:
+        return f"{SYMBOL_OF[text[:-1].rstrip()]}/dL"
+    first = _FIRST.match(text)
+    parts, place = ([SYMBOL_OF[first[0]]], first.end()) if first else ([""], 0)
+    while place < len(text):
+        if link := re.compile(r" ?[.\u00b7]? ?").match(text, place):
+            inverse = _INVERSE.match(text, link.end())
+            if inverse and first:
+                parts.append("m2" if inverse["unit"] == "m" else SYMBOL_OF[inverse["unit"]])
+                place = inverse.end()
+                continue
+        link = _LINK.match(text, place) or re.compile("(?:per )?").match(text, place)
+        place = link.end() if link else place
+        if day := _DAY.match(text, place):
+            parts.append("day")
+            place = day.end()
+        elif counted := _COUNTED.match(text, place):
+            parts.append(f"{float(value_of(counted['number']) or 1):g} {SYMBOL_OF[counted['unit']]}")
+            place = counted.end()
+        elif unit := _FIRST.match(text, place):
+            parts.append(SYMBOL_OF[unit[0]])
+            place = unit.end()
+        else:
+            break
+    if parts[0] == "MIU" and len(parts) > 1:
+        parts[0] = "mIU"
+    return "/".join(parts)
