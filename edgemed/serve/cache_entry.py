@@ -1,0 +1,136 @@
+"""One kept answer: what it is found by, what it says, and how alike two questions are (equation 8)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import mul
+
+from edgemed.core.errors import EdgemedError
+from edgemed.core.records import Record
+
+_WORD = re.compile(r"\w+(?:[.,]\d+)?")
+
+
+class CacheContext(Record):
+    """What besides the question decides an answer; all of it must be equal."""
+
+    model_name: str
+    model_digest: str
+    adapter: str = ""
+    templates_digest: str
+    medical_version: str
+    """edgemed's version, since the medical layer makes the key and the prompt."""
+    language: str
+    max_tokens: int
+    reasoning_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    """None unless the caller named one."""
+    stop: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The model and language that this context belongs to; of each, only one `ground` is in use."""
+        return f"{self.model_name}\n{self.language}"
+
+    @property
+    def ground(self) -> str:
+        """What changes when the model's file, its adapter, the templates or the program change."""
+        return "\n".join((self.model_digest, self.adapter, self.templates_digest, self.medical_version))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer as both levels of the cache hold it."""
+
+    words: frozenset[str]
+    """V of equation 8: the different words and numbers of the question, in plain form."""
+    embedding: array[float] | None
+    """Single precision, length 1; None where the model gives none."""
+    answer: str
+    made: float
+    """Seconds since 1970, UTC."""
+    completion_tokens: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Roughly what it takes in memory."""
+        vector = 0 if self.embedding is None else 4 * len(self.embedding)
+        return 700 + vector + sys.getsizeof(self.answer) + sum(70 + len(word) for word in self.words)
+
+
+class DamagedEntry(EdgemedError):
+    """An entry whose bytes are not what was written."""
+
+
+def words_of(question: str) -> frozenset[str]:
+    """The different words and numbers of a question in plain form; never raises."""
+    from edgemed.medical.reading import read
+
+    return frozenset(_WORD.findall(read(question).plain))
+
+
+def unit_vector(embedding: Sequence[float] | None) -> array[float] | None:
+    """The embedding with length 1 in single precision; None for none, for zeros and for what is not finite."""
+    if not embedding:
+        return None
+    length = math.sqrt(sum(map(mul, embedding, embedding)))
+    if not math.isfinite(length) or length == 0:
+        return None
+    return array("f", [value / length for value in embedding])
+
+
+def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+    """Shared words / all words, 0 to 1; two empty sets are equal."""
+    together = len(first | second)
+    return len(first & second) / together if together else 1.0
+
+
+def cosine(first: Sequence[float], second: Sequence[float]) -> float:
+    """Cosine of two vectors of length 1, -1 to 1; 0 for vectors of different shape."""
+    if len(first) != len(second):
+        return 0.0
+    return min(1.0, max(-1.0, float(sum(map(mul, first, second)))))
+
+
+def pack(kept: Kept) -> bytes:
+    """The entry as bytes: the length of a JSON head (4 bytes), the head, the embedding.
+
+    The embedding is in half precision, little-endian: that changes a cosine by less than 0.001 and halves the file.
+    """
+    head = {
+        "words": sorted(kept.words),
+        "answer": kept.answer,
+        "made": kept.made,
+        "completion_tokens": kept.completion_tokens,
+    }
+    text = json.dumps(head, separators=(",", ":")).encode()
+    vector = b"" if kept.embedding is None else struct.pack(f"<{len(kept.embedding)}e", *kept.embedding)
+    return len(text).to_bytes(4, "little") + text + vector
+
+
+def unpack(data: bytes) -> Kept:
+    """The entry of `pack`'s bytes. Raises DamagedEntry."""
+    try:
+        end = 4 + int.from_bytes(data[:4], "little")
+        head = json.loads(data[4:end])
+        vector = struct.unpack(f"<{(len(data) - end) // 2}e", data[end:])
+        return Kept(
+            words=frozenset(head["words"]),
+            embedding=array("f", vector) if vector else None,
+            answer=head["answer"],
+            made=head["made"],
+            completion_tokens=head["completion_tokens"],
+        )
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise DamagedEntry("An entry of the answer cache is damaged.") from error

@@ -1,0 +1,225 @@
+"""Whether a text may be kept: only when it names nobody, by words that are all known.
+
+It is easier to know every ordinary word than every name. So a text passes when each of its words is in the language's
+word list (cache_words/), or in a term of the medical lists; when no word stands in capitals in the middle of a
+sentence, but for short forms and medical terms; and when no number looks like a date, a telephone, an address or an
+identifier. Whatever is in doubt is refused; that costs a cached answer, never a secret.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from edgemed.core.errors import UsageError
+from edgemed.core.records import Record
+
+PrivateReason = Literal["name", "unknown_word", "date", "address", "identifier", "too_long", "no_word_list"]
+
+LONGEST_CHARACTERS = 20_000
+"""A longer text is not looked at, hence not kept."""
+
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+_SENTENCE_END = re.compile(r"[.!?]\W*\s|\n|:\W*\s")
+_ADDRESS = re.compile(r"@|\bhttps?:|\bwww\.|\bp\.?\s?o\.?\s?box\b", re.IGNORECASE)
+_DATE = re.compile(
+    r"\b\d{1,4}([-/.])\d{1,2}\1\d{1,4}\b"
+    r"|\b(?:on|since|dated|until|till|by|from)\s+(?:the\s+)?\d{1,2}(?:[/.-]\d{1,2}\b(?!\s*[a-z%])|(?:st|nd|rd|th)\b)"
+    r"|\b\d{1,2}(?:st|nd|rd|th)?\s+(?:of\s+)?may\b|\bmay\s+\d{1,4}\b(?!\s*[a-z%])"
+    r"|\b\d{1,2}(?:st|nd|rd|th)\s+of\b",
+    re.IGNORECASE,
+)
+_YEAR = re.compile(r"(?<![\d.,/])(?:19|20)\d\d(?![\d.,]*\d)")
+_DIGITS = re.compile(r"\+?\d(?:[\s().,\u00a0\u2009\u202f-]{0,2}\d)*")
+_AFTER_NUMBER = re.compile(r"[\s\u00a0]*(?:(?:-|\u2013|to|/)\s*[\d.,]+\s*)?([^\W\d_]+\d?|%)")
+_LONGEST_NUMBER = 4
+"""Digits of a number without a unit; a longer one may be somebody's."""
+
+
+class WordFile(Record):
+    """cache_words/<code>.toml: what there is to know besides the ordinary words."""
+
+    source: str = Field(min_length=1)
+    words: frozenset[str]
+    short_forms: frozenset[str]
+    units: frozenset[str]
+    titles: frozenset[str]
+    soft_titles: frozenset[str]
+    persons: frozenset[str]
+    given_names: frozenset[str]
+    dates: frozenset[str]
+    identifiers: frozenset[str]
+    streets: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The known words of one language."""
+
+    known: frozenset[str]
+    surnames: frozenset[str]
+    """Ordinary words that are surnames too: with a capital letter they are taken for one."""
+    file: WordFile
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    text: str
+    plain: str
+    gap: str
+    """What stands between it and the word before."""
+    start: int
+    end: int
+    term: Literal["", "word", "words"]
+    """Whether it is a medical term, or one word of a longer one."""
+
+
+@cache
+def words_of_language(language: str) -> Words | None:
+    """The words of a language; None for one without a list. Raises UsageError for a damaged file."""
+    folder = resources.files("edgemed.serve") / "cache_words"
+    listed, more = folder / f"{language}.txt", folder / f"{language}.toml"
+    if not language.isalpha() or not listed.is_file() or not more.is_file():
+        return None
+    try:
+        file = WordFile.model_validate(tomllib.loads(more.read_text(encoding="utf-8")))
+        lines = listed.read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise UsageError(f"The word list {language} is damaged: {error}.", next_step="install edgemed again") from error
+    words = [line for line in lines if line and not line.startswith("#")]
+    surnames = frozenset(word[:-1] for word in words if word.endswith("*"))
+    known = frozenset(word.rstrip("*") for word in words) | file.words | file.units | {"a", "i"}
+    return Words(known - file.given_names, surnames, file)
+
+
+def private_reason(text: str, words: Words | None) -> PrivateReason | None:
+    """Why a text may not be kept; None when it holds nothing of a person that this knows of.
+
+    Never raises, linear in the text.
+    """
+    if words is None:
+        return "no_word_list"
+    if len(text) > LONGEST_CHARACTERS:
+        return "too_long"
+    text = unicodedata.normalize("NFC", text)
+    if any(unicodedata.combining(character) or unicodedata.category(character) in _NO_TEXT for character in text):
+        return "unknown_word"
+    return _private_pattern(text, words) or _private_word(text, words)
+
+
+_NO_TEXT = frozenset(["Cs", "Co", "Cn", "Cf"])
+"""Unpaired surrogates, private and unassigned characters, invisible marks."""
+
+
+def _private_pattern(text: str, words: Words) -> PrivateReason | None:
+    """What the look of the text's numbers and marks gives away."""
+    if _ADDRESS.search(text):
+        return "address"
+    if _DATE.search(text):
+        return "date"
+    for match in _YEAR.finditer(text):
+        if not _has_unit(text, match.end(), words):
+            return "date"
+    for match in _DIGITS.finditer(text):
+        long = sum(character.isdigit() for character in match.group()) > _LONGEST_NUMBER
+        if long and (match.group().startswith("+") or not _has_unit(text, match.end(), words)):
+            return "identifier"
+    return None
+
+
+def _has_unit(text: str, place: int, words: Words) -> bool:
+    match = _AFTER_NUMBER.match(text, place)
+    return match is not None and (match[1] == "%" or match[1].lower() in words.file.units)
+
+
+def _private_word(text: str, words: Words) -> PrivateReason | None:
+    """What the text's words give away, one after the other."""
+    shouted = text.upper() == text
+    before: _Word | None = None
+    number_asked = street_asked = 0
+    for word in _words(text):
+        if word.plain in words.file.dates:
+            return "date"
+        digits = any(character.isdigit() for character in word.text)
+        if (digits and number_asked) or (word.plain in words.file.streets and street_asked):
+            return "identifier" if digits else "address"
+        number_asked = 3 if word.plain in words.file.identifiers else max(0, number_asked - 1)
+        street_asked = 4 if digits else max(0, street_asked - 1)
+        if reason := _digit_reason(word, words) if digits else _word_reason(word, before, words, shouted):
+            return reason
+        before = word
+    return None
+
+
+def _words(text: str) -> Iterator[_Word]:
+    """The words of a text with their places, and whether a medical list has them."""
+    from edgemed.medical.lexicon import find_terms
+    from edgemed.medical.reading import read
+
+    plain = read(text).plain
+    terms = iter([term for term in find_terms(plain) if term.listed])
+    term = next(terms, None)
+    done = 0
+    for match in _WORD.finditer(text):
+        start, end = match.span()
+        while term is not None and term.end < end:
+            term = next(terms, None)
+        inside = term is not None and term.start <= start and end <= term.end
+        kind: Literal["", "word", "words"] = ""
+        if inside and term is not None:
+            kind = "word" if (term.start, term.end) == (start, end) else "words"
+        yield _Word(match.group(), plain[start:end], text[done:start], start, end, kind)
+        done = end
+
+
+def _digit_reason(word: _Word, words: Words) -> PrivateReason | None:
+    """A number, a number with its unit, a listed term ("CD4") or "q6h" passes; the rest may be an identifier."""
+    if word.term or word.plain.isdigit():
+        return None
+    match = re.fullmatch(r"(?:x|q)?\d+(?:([^\W\d_]+\d?)(?:\d+[^\W\d_]+)?)?", word.plain)
+    return None if match and (match[1] is None or match[1] in words.file.units) else "identifier"
+
+
+def _word_reason(word: _Word, before: _Word | None, words: Words, shouted: bool) -> PrivateReason | None:
+    plain, file = word.plain, words.file
+    if plain in file.titles and word.text not in file.units:
+        return "name"
+    capital = word.text[0].isupper()
+    if (plain in file.given_names and word.term != "words") or (capital and plain in words.surnames):
+        return "name"
+    if capital and not shouted and before is not None and _names_person(word, before, words):
+        return "name"
+    if word.term:
+        return None
+    if len(plain) == 1 and word.text not in ("a", "i", "I", "A"):
+        return None if plain in file.units and before is not None and before.text[-1].isdigit() else "unknown_word"
+    if plain not in words.known and plain.removesuffix("'s") not in words.known and plain not in file.short_forms:
+        return "name" if capital else "unknown_word"
+    in_capitals = word.text.isupper() and (len(plain) > 1 or plain == "i")
+    if capital and not in_capitals and not plain.startswith("i'") and not _begins_sentence(word, before, file):
+        return "name"
+    return None
+
+
+def _begins_sentence(word: _Word, before: _Word | None, file: WordFile) -> bool:
+    if before is None:
+        return True
+    end = _SENTENCE_END.search(word.gap)
+    return end is not None and not (end.group().startswith(":") and before.plain in file.persons)
+
+
+def _names_person(word: _Word, before: _Word, words: Words) -> bool:
+    """ "Dr Addison", "my patient Parkinson": a capital letter right after a title or a person; not "patient HIV"."""
+    if word.text in ("I", "A") or word.term == "words":
+        return False
+    if before.plain in words.file.soft_titles and word.gap in (" ", ". ", "."):
+        return word.gap == " " or len(before.plain) <= 4
+    return before.plain in words.file.persons and word.gap == " " and not word.text.isupper()
