@@ -3,7 +3,7 @@
 Every word of a question is a filler of a closed list, or it goes into the key: as a field (drug, condition, number,
 what is asked ...) or, read by no list, as residue. The parts of a simple question (one run of words on the drug, one on
 the problem, one on the person) may change places, for people ask "dose of X for Y in Z" and "Z with Y: how much X";
-inside a part the order counts. In any other question the order of everything counts, so that "A after B" is not "B after A".
+inside a part the order counts. In any other question the order of everything counts: "A after B" is not "B after A".
 Similar is not enough: equal keys are needed for a cached answer, and a missed chance costs seconds only.
 """
 

@@ -17,11 +17,10 @@ from edgemed.medical.what_is_asked import Asked
 _DRUG = frozenset([TermKind.DRUG, TermKind.DRUG_CLASS])
 _PERSON = frozenset([TermKind.AGE_BAND, TermKind.SEX, TermKind.PREGNANCY, TermKind.LACTATION])
 _FLOATING = frozenset([QuantityKind.AGE, QuantityKind.WEIGHT, QuantityKind.DOSE, QuantityKind.FREQUENCY])
+_UNSAID = frozenset(["on", "about"])
+"""Inside a part these are no more than a comma: "burn, on cooling"."""
 _NEUTRAL = frozenset(["for", "in", "with", "if", "when", "and", "who", "of", "about", "because of", "against"])
 """Between a drug and a problem, these say only that it is given for it or in it."""
-_EVERYTHING_COUNTS = frozenset(
-    "after before instead then than following prior until switch versus vs".split()  # noqa: SIM905
-)
 
 
 def order_of(asked: Asked) -> tuple[str, ...]:
@@ -33,7 +32,6 @@ def order_of(asked: Asked) -> tuple[str, ...]:
     simple = (
         len(sorts) == len(set(sorts))
         and len(asked.intents) < 2
-        and not any(item.role == "word" and item.name in _EVERYTHING_COUNTS for item in asked.rest)
         and ("dose" in asked.intents or not _names_allergen(asked.rest))
     )
     if not simple:
@@ -63,6 +61,10 @@ def _sort_of(item: Item) -> str:
     return "person" if _PERSON.intersection(item.kinds) else "problem"
 
 
+def _leads(item: Item) -> str:
+    return "with" if item.name == "who" else item.name
+
+
 class _Runs:
     """The runs found so far, and the words that wait for what they lead to."""
 
@@ -76,7 +78,7 @@ class _Runs:
     def add(self, sort: str, item: Item) -> None:
         """An item of a part: it goes on with the last run of its sort, or begins one."""
         if self.open and self.parts and self.parts[-1][0] == sort:
-            self.parts[-1][1].extend(waiting.name for waiting in self.waiting)
+            self.parts[-1][1].extend(_leads(waiting) for waiting in self.waiting if waiting.name not in _UNSAID)
         else:
             self._join(sort, item)
             kept = [waiting.name for waiting in self.waiting if waiting.role != Role.CONNECTOR]

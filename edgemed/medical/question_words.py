@@ -48,6 +48,8 @@ class Intent(Record):
     absorbs: tuple[str, ...] = ()
     """Words that say nothing more when this is asked."""
     absorbs_intents: tuple[str, ...] = ()
+    as_words: tuple[str, ...] = ()
+    """Intents that, beside this one, only describe the problem."""
 
 
 class _Words(Record):
@@ -85,8 +87,8 @@ def question_words(language: str = "en") -> QuestionWords | None:
     except ValidationError as error:
         raise UsageError(f"A list of question words is damaged: {error}.", next_step="install edgemed again") from error
     for name, intent in intents.items():
-        if unknown := set(intent.absorbs_intents) - set(intents):
-            raise UsageError(f"lists/intents.toml: {name} absorbs intents that are not there: {', '.join(unknown)}.")
+        if unknown := {*intent.absorbs_intents, *intent.as_words} - set(intents):
+            raise UsageError(f"lists/intents.toml: {name} names intents that are not there: {', '.join(unknown)}.")
     phrases: dict[str, Phrase | None] = {}
     groups = [
         (Role.FILLER, "", (*words.fillers, *words.phrases)),

@@ -79,7 +79,7 @@ def _drug_value(name: str, surface: str, lexicon: Lexicon) -> str:
 
 def _form_matters(drug: Drug, words: tuple[str, ...], lists: SameMeaning) -> bool:
     """True where a brand or a word of release may mean another strength, salt or speed than the plain name."""
-    if lists.release_words.intersection(words[1:]) or words[0] in ("depo", "slow", "long"):
+    if (lists.release_words - set(words_of(drug.name))).intersection(words):
         return True
     written = " ".join(words)
     return drug.name in lists.forms_matter and not any(" ".join(words_of(name)) == written for name in drug.spellings)

@@ -121,8 +121,11 @@ class _Work:
         asks_dose = "dose" in named
         self.asks = [word for word in self.asks if word not in absorbed]
         said = {other for name in named for other in self._intent(name).absorbs_intents}
+        described = {other for name in named for other in self._intent(name).as_words}
         kept = []
         for item in self.items:
+            if item.role == Role.INTENT and item.name in described:
+                item = _as_word(item)
             if item.role == "word" and item.name in absorbed:
                 continue
             if asks_dose and item.role in (Role.GIVE, Role.SHOULD):
