@@ -38,6 +38,8 @@ _PER_BUCKET = 8
 _MOST_USES = 4096
 """Uses remembered until the next write; older ones are forgotten, they only order the rows."""
 _SWEPT_AT_ONCE = 200
+_DROPPED_AT_ONCE = 8
+"""Rows that make room in bytes: a page is free when all its rows are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,8 @@ class DiskLevel:
         over = fact(database, "entries") - self.limits.max_entries
         while over > 0 or bytes_in_use(database) > self.limits.max_bytes:
             dropped = database.execute(
-                "DELETE FROM entries WHERE id IN (SELECT id FROM entries ORDER BY used LIMIT ?)", (max(over, 8),)
+                "DELETE FROM entries WHERE id IN (SELECT id FROM entries ORDER BY used LIMIT ?)",
+                (over if over > 0 else _DROPPED_AT_ONCE,),
             ).rowcount
             over = 0
             if not dropped:

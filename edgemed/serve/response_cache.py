@@ -28,7 +28,7 @@ from pydantic import Field
 
 from edgemed.core.records import Record
 from edgemed.serve.cache_disk import DiskLevel, DiskLimits
-from edgemed.serve.cache_entry import CacheContext, Kept, cosine, jaccard, unit_vector, words_of
+from edgemed.serve.cache_entry import CacheContext, Kept, cosine, jaccard, joined, unit_vector, words_of
 from edgemed.serve.cache_memory import Bucket, Held, MemoryLevel
 from edgemed.serve.cache_privacy import PrivateReason, private_reason, words_of_language
 from edgemed.serve.cache_secret import keyring_secret, passphrase_secret
@@ -218,7 +218,7 @@ class ResponseCache:
                 self._not_stored[reason] += 1
             return NotStored(reason)
         kept = Kept(
-            words=words_of(asked.question),
+            words=joined(words_of(asked.question)),
             embedding=unit_vector(asked.embedding),
             answer=answered.text,
             made=self._clock(),
@@ -310,7 +310,7 @@ class ResponseCache:
 
     def similarity(self, words: frozenset[str], vector: array[float] | None, kept: Kept) -> tuple[float, float]:
         """Equation 8 between a question and a kept one, and the threshold that it has to reach."""
-        alike = jaccard(words, kept.words)
+        alike = jaccard(words, frozenset(kept.words.split()))
         if vector is None or kept.embedding is None:
             return alike, self.options.word_threshold
         weight = self.options.word_weight

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgemed.core.errors import UsageError
 from edgemed.serve.cache_disk import DiskLevel
-from edgemed.serve.cache_entry import Kept, cosine, jaccard, pack, unit_vector, unpack, words_of
+from edgemed.serve.cache_entry import Kept, cosine, jaccard, joined, pack, unit_vector, unpack, words_of
 from edgemed.serve.response_cache import (
     CachedAnswer,
     CacheOptions,
@@ -241,18 +241,19 @@ def test_similarity_is_symmetric_within_its_bounds_and_one_for_the_same(
     first: str, second: str, one: tuple[float, ...] | None, two: tuple[float, ...] | None
 ) -> None:
     cache = ResponseCache()
-    a, b = (Kept(words_of(t), unit_vector(v), "", 0, 0) for t, v in ((first, one), (second, two)))
-    there, back = cache.similarity(a.words, a.embedding, b), cache.similarity(b.words, b.embedding, a)
+    a, b = (Kept(joined(words_of(t)), unit_vector(v), "", 0, 0) for t, v in ((first, one), (second, two)))
+    there = cache.similarity(words_of(first), a.embedding, b)
+    back = cache.similarity(words_of(second), b.embedding, a)
     assert there == pytest.approx(back)
     assert -0.5 <= there[0] <= 1
-    assert cache.similarity(a.words, a.embedding, a)[0] == pytest.approx(1, abs=1e-6)
+    assert cache.similarity(words_of(first), a.embedding, a)[0] == pytest.approx(1, abs=1e-6)
 
 
 @given(texts, texts, st.none() | vectors, st.floats(0, 4e9), st.integers(0, 9999))
 def test_an_entry_comes_back_from_its_bytes(
     question: str, answer: str, vector: tuple[float, ...] | None, made: float, tokens: int
 ) -> None:
-    kept = Kept(words_of(question), unit_vector(vector), answer, made, tokens)
+    kept = Kept(joined(words_of(question)), unit_vector(vector), answer, made, tokens)
     back = unpack(pack(kept))
     assert (back.words, back.answer, back.made, back.completion_tokens) == (kept.words, answer, made, tokens)
     if kept.embedding is None:
