@@ -19,6 +19,7 @@ from typing import Any
 
 FRAMES_PER_CLAUSE = 12
 FILLS_PER_QUESTION = 12
+REWORDED_PER_CLAUSE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,15 @@ def _clauses(rng: random.Random) -> Iterator[Pair]:
             for frame in rng.sample(_words()["frames"], FRAMES_PER_CLAUSE):
                 fill = _fill(rng)
                 yield Pair(field, _filled(frame, fill, x=one), _filled(frame, fill, x=two))
+            for frame, other in _two_wordings(rng):
+                fill = _fill(rng)
+                yield Pair(field, _filled(frame, fill, x=one), _filled(other, fill, x=two))
+
+
+def _two_wordings(rng: random.Random) -> Iterator[list[str]]:
+    """Two frames that ask the same, for one pair each."""
+    for _ in range(REWORDED_PER_CLAUSE):
+        yield rng.sample(_words()[rng.choice(["dose_frames", "leave_frames"])], 2)
 
 
 def _swaps(rng: random.Random) -> Iterator[Pair]:
@@ -74,6 +84,9 @@ def _swaps(rng: random.Random) -> Iterator[Pair]:
                 for frame in rng.sample(_words()["frames"], FRAMES_PER_CLAUSE):
                     fill = {**_fill(rng), "x": ""}
                     yield Pair(field, _filled(frame, {**fill, slot: one}), _filled(frame, {**fill, slot: two}))
+                for frame, other in _two_wordings(rng):
+                    fill = {**_fill(rng), "x": ""}
+                    yield Pair(field, _filled(frame, {**fill, slot: one}), _filled(other, {**fill, slot: two}))
 
 
 def _whole(table: str, field: str, rng: random.Random) -> Iterator[Pair]:

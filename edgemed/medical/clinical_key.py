@@ -22,7 +22,7 @@ MAX_QUESTION = 2000
 
 
 class ClinicalKey(Record):
-    """The fields of a question, each in the order of the text; equal keys may share an answer when `cacheable`."""
+    """The fields of a question; questions with equal keys may share an answer when the keys are `cacheable`."""
 
     language: str
     intents: tuple[str, ...] = ()
@@ -59,9 +59,9 @@ class ClinicalKey(Record):
     routes: tuple[str, ...] = ()
     laterality: tuple[str, ...] = ()
     negations: tuple[str, ...] = ()
-    """Words of negation, each with what follows it; and the terms that the parser found denied."""
+    """Words of negation, each with what follows it."""
     standing: tuple[str, ...] = ()
-    """Terms said to be past, of the family, or possible."""
+    """Words that say past, of the family, or possible, each with what follows it."""
     residue: tuple[str, ...] = ()
     """Words that no field took, sorted; actions, relations and severity stand here by their own words."""
     order: tuple[str, ...] = ()
@@ -82,8 +82,9 @@ def clinical_key(question: str, language: str = "en", lexicon: Lexicon | None = 
     items, entities = items_of(question, language, lexicon)
     asked = what_is_asked(items, language)
     fields: dict[str, list[str]] = {}
+    several = len({item.name for item in asked.rest if TermKind.DRUG in item.kinds}) > 1
     for item in asked.rest:
-        for name, value in _fields_of(item):
+        for name, value in _fields_of(item, owned=several):
             fields.setdefault(name, []).append(value)
     if fields.get("pregnancy") and fields.get("sex") == ["female"]:
         del fields["sex"]
@@ -94,11 +95,11 @@ def clinical_key(question: str, language: str = "en", lexicon: Lexicon | None = 
         asks=asked.asks,
         modality=asked.modality,
         negations=_negations(asked),
-        standing=tuple(f"{item.status}: {item.name}" for item in asked.rest if item.status),
+        standing=_standing(asked),
         residue=tuple(sorted(item.name for item in asked.rest if item.role == "word")),
         order=order_of(asked),
         not_cacheable=_obstacle(asked, [rest.reason for rest in entities.unparsed]),
-        **{name: tuple(values) for name, values in fields.items()},
+        **{name: tuple(values if name in _ORDERED else sorted(values)) for name, values in fields.items()},
     )
 
 
@@ -108,6 +109,12 @@ def compare(one: ClinicalKey, other: ClinicalKey) -> tuple[str, ...]:
     return tuple(name for name in (*names, "residue", "order") if getattr(one, name) != getattr(other, name))
 
 
+_ORDERED = frozenset(["drugs", "doses", "frequencies", "durations", "measures", "times", "counts", "ages", "weights"])
+"""Fields in the order of the text; the others are sorted, for `order` has theirs where it counts."""
+_STANDING = frozenset(
+    "history past previous previously former formerly prior ago had was family familial mother father parent sibling "  # noqa: SIM905
+    "possible possibly probable suspected presumed maybe perhaps query confirmed".split()
+)
 _FIELD_OF_TERM = {
     TermKind.DRUG: "drugs",
     TermKind.DRUG_CLASS: "drug_classes",
@@ -139,10 +146,11 @@ _FIELD_OF_QUANTITY = {
 }
 
 
-def _fields_of(item: Item) -> list[tuple[str, str]]:
-    """The fields that an item goes into, with its value there."""
+def _fields_of(item: Item, *, owned: bool) -> list[tuple[str, str]]:
+    """The fields that an item goes into, with its value there; numbers with the drug they belong to when `owned`."""
     if item.quantity is not None:
-        owner = f" of {item.quantity.of}" if item.quantity.of else ""
+        belongs = item.quantity.of and (owned or item.quantity.kind is QuantityKind.MEASURE)
+        owner = f" of {item.quantity.of}" if belongs else ""
         return [(_FIELD_OF_QUANTITY[item.quantity.kind], item.name + owner)]
     if item.role != "term":
         return []
@@ -151,15 +159,22 @@ def _fields_of(item: Item) -> list[tuple[str, str]]:
 
 
 def _negations(asked: Asked) -> tuple[str, ...]:
-    """Each word of negation with the next thing named, and each term that the parser found denied."""
-    found = []
-    for place, item in enumerate(asked.rest):
-        if item.role == Role.NEGATION:
-            following = next((other.name for other in asked.rest[place + 1 :] if other.role in ("term", "word")), "")
-            found.append(f"{item.name} {following}".strip())
-        elif item.negated:
-            found.append(f"denied {item.name}")
-    return tuple(sorted(found))
+    """Each word of negation with the next thing named. How far it reaches follows from the order, which is compared."""
+    return tuple(sorted(_with_next(asked, place) for place, item in _placed(asked) if item.role == Role.NEGATION))
+
+
+def _standing(asked: Asked) -> tuple[str, ...]:
+    """Each word that says past, family or possible, with the next thing named."""
+    return tuple(sorted(_with_next(asked, place) for place, item in _placed(asked) if item.name in _STANDING))
+
+
+def _placed(asked: Asked) -> list[tuple[int, Item]]:
+    return list(enumerate(asked.rest))
+
+
+def _with_next(asked: Asked, place: int) -> str:
+    following = next((other.name for other in asked.rest[place + 1 :] if other.role in ("term", "word")), "")
+    return f"{asked.rest[place].name} {following}".strip()
 
 
 def _obstacle(asked: Asked, unread: list[str]) -> str:

@@ -20,6 +20,7 @@ _WORD_KINDS = frozenset([TermKind.ACTION, TermKind.RELATION, TermKind.SEVERITY])
 """Terms of these kinds mean what their words mean: "again" is not "second dose"."""
 _SILENT = frozenset(".,;:()[]{}\"'!?-_*\u2026")
 _STOPS = frozenset(".?!;:,")
+_AFTER_END = _STOPS | {"for", "in", "when", "if"}
 _SHORTENED = {"ca": "can", "wo": "will", "sha": "shall"}
 _AROUND_AGE = frozenset("old of age aged years year months month weeks week".split())  # noqa: SIM905
 _COMPARING = frozenset(
@@ -43,8 +44,6 @@ class Item:
     kinds: tuple[TermKind, ...] = ()
     values: dict[TermKind, str] = field(default_factory=dict)
     quantity: Quantity | None = None
-    negated: bool = False
-    status: str = ""
     stops: bool = False
     """True when a stop or a bracket stands before it."""
 
@@ -105,8 +104,6 @@ def _add_term(item: Item, term: Term, value: str) -> None:
     item.kinds = (*item.kinds, term.kind)
     item.values[term.kind] = value
     item.name = " = ".join(sorted(set(item.values.values())))
-    item.negated = item.negated or term.negated
-    item.status = item.status or term.status
 
 
 def _places(reading: Reading) -> Callable[[int], int]:
@@ -183,7 +180,7 @@ def _phrase(tokens: Sequence[_Token], index: int, words: QuestionWords) -> tuple
             break
         if longer := words.phrases[form]:
             found, last = longer, following
-    if found and found.role is Role.USUAL_END and last + 1 < len(tokens) and tokens[last + 1].text not in _STOPS:
+    if found and found.role is Role.USUAL_END and last + 1 < len(tokens) and tokens[last + 1].text not in _AFTER_END:
         return words.phrases.get(tokens[index].text), index
     return found, last
 
