@@ -146,9 +146,11 @@ class Lexicon:
         return replace(self, forms=forms)
 
 
+_TOGETHER = frozenset([TermKind.SEX, TermKind.AGE_BAND])
+"""Kinds that one word may have both: "boy"."""
 _WITH_PLURAL = frozenset(
     [
-        TermKind.DRUG, TermKind.DRUG_CLASS, TermKind.CONDITION, TermKind.FINDING, TermKind.TEST, TermKind.PROCEDURE,
+        TermKind.DRUG_CLASS, TermKind.CONDITION, TermKind.FINDING, TermKind.TEST, TermKind.PROCEDURE,
         TermKind.BODY_SITE, TermKind.ORGANISM, TermKind.AGE_BAND, TermKind.SEX,
     ]
 )  # fmt: skip
@@ -229,18 +231,15 @@ def shipped_lexicon() -> Lexicon:
     stems = _list("stems.toml", StemList)
     measures = _list("measures.toml", MeasureList)
     known = _drugs(drugs, brands)
-    forms: Forms = {}
-    for drug in known.values():
-        for word in (drug.name, *drug.spellings, *drug.brands):
-            _put(forms, TermKind.DRUG, drug.name, word)
-    for name, others in measures.measures.items():
-        for word in (name, *others):
-            _put(forms, TermKind.TEST, name, word)
-    for file in _TERM_FILES:
-        for kind, terms in _list(file, TermList).terms.items():
-            for name, others in terms.items():
-                for word in (name, *others):
-                    _put(forms, kind, name, word)
+    names = [(TermKind.DRUG, drug.name, (*drug.spellings, *drug.brands)) for drug in known.values()]
+    names += [
+        (kind, name, others)
+        for file in _TERM_FILES
+        for kind, terms in _list(file, TermList).terms.items()
+        for name, others in terms.items()
+    ]
+    names += [(TermKind.TEST, name, others) for name, others in measures.measures.items()]
+    forms = _forms(names)
     return Lexicon(
         forms=forms,
         drugs=known,
@@ -253,13 +252,13 @@ def shipped_lexicon() -> Lexicon:
 
 
 _TERM_FILES = (
+    "patients.toml",
     "conditions.toml",
     "findings.toml",
     "tests.toml",
     "organisms.toml",
     "body_sites.toml",
     "drug_classes.toml",
-    "patients.toml",
     "words.toml",
 )
 
@@ -283,9 +282,23 @@ def _drugs(drugs: DrugList, brands: BrandList) -> dict[str, Drug]:
     return known
 
 
+def _forms(names: Iterable[tuple[TermKind, str, tuple[str, ...]]]) -> Forms:
+    """The table of all forms: a canonical name before another's synonym, an earlier list before a later one."""
+    forms: Forms = {}
+    names = list(names)
+    for kind, name, _ in names:
+        _put(forms, kind, name, name)
+    for kind, name, others in names:
+        for word in others:
+            _put(forms, kind, name, word)
+    return forms
+
+
 def _put(forms: Forms, kind: TermKind, name: str, word: str) -> None:
     for form in forms_of(read(word).plain, plural=kind in _WITH_PLURAL):
-        _add(forms, form, Entry(kind, name))
+        have = forms.get(form) or ()
+        if all(kind in _TOGETHER and entry.kind in _TOGETHER and entry.kind is not kind for entry in have):
+            _add(forms, form, Entry(kind, name))
 
 
 def _add(forms: Forms, form: str, entry: Entry) -> None:
