@@ -121,12 +121,13 @@ class _Finder:
             if number in self.skipped:
                 continue
             after, before = cue.group("after"), cue.group("before")
-            if after and (scope := self._backward(cue, after)):
+            if before and self._doubled(number, cue, before):
+                continue
+            scope = self._forward(cue, before) if before else None
+            if scope is None and after:
+                scope = self._backward(cue, after)
+            if scope and not self._is_now(scope, cue):
                 scopes.append(scope)
-            elif before and not self._doubled(number, cue, before):
-                scope = self._forward(cue, before)
-                if scope and not self._is_now(scope, cue):
-                    scopes.append(scope)
         scopes += self._question_marks()
         return scopes
 
@@ -136,10 +137,20 @@ class _Finder:
         while place < len(words):
             if words[place].group() in forms and (cue := self._longest(place)):
                 if cue.groups:
+                    cue = self._ignored_inside(cue) or cue
+                if cue.groups:
                     found.append(cue)
                 place = cue.last
             place += 1
         return found
+
+    def _ignored_inside(self, cue: _Cue) -> _Cue | None:
+        """The ignored phrase that begins inside a cue and runs over its end: "is not responding to"."""
+        for place in range(cue.first + 1, cue.last + 1):
+            inner = self._longest(place) if self.words[place].group() in self.cues.forms else None
+            if inner and not inner.groups and inner.last > cue.last:
+                return inner
+        return None
 
     def _longest(self, place: int) -> _Cue | None:
         forms, words = self.cues.forms, self.words
@@ -182,7 +193,7 @@ class _Finder:
                 break
             if first and "," in gap:  # "No, she has fever"
                 break
-            if not first and self._is_stop(place, gap, group):
+            if (not first or cue.group("after")) and self._is_stop(place, gap, group):
                 break
             end = words[place].end()
             if group.reach == "word":
@@ -253,14 +264,17 @@ class _Finder:
         """ "Father had a stroke an hour ago", "history of fever for 3 days": about now after all."""
         if scope.status not in ("past", "family"):
             return False
-        text = self.plain[self.words[cue.first].start() : scope.end + 24]
-        return bool(self.cues.now.search(text))
+        begin = min(scope.start, self.words[cue.first].start())
+        rest = _CLAUSE.match(self.plain, max(scope.end, self.words[cue.last].end()))
+        return bool(self.cues.now.search(self.plain[begin : rest.end() if rest else scope.end]))
 
     def _question_marks(self) -> list[Scope]:
         """ "?malaria", "? pneumonia": the writer is not sure."""
         return [Scope(match.start(1), match.end(1), "possible") for match in _QUERY.finditer(self.plain)]
 
 
+_CLAUSE = re.compile(r"[^.,;:!?\n]{0,30}")
+"""The rest of a clause after a scope."""
 _QUERY = re.compile(r"(?:(?<=[\s(/,:;])|^)\?+ ?([a-z][^\n.,;:!?()]{2,60})")
 
 
