@@ -66,7 +66,7 @@ class Kept:
     def size_bytes(self) -> int:
         """Roughly what it takes in memory."""
         vector = 0 if self.embedding is None else 4 * len(self.embedding)
-        return 1000 + vector + sys.getsizeof(self.answer) + sys.getsizeof(self.words)
+        return 1400 + vector + sys.getsizeof(self.answer) + sys.getsizeof(self.words)
 
 
 class DamagedEntry(EdgemedError):

@@ -32,7 +32,8 @@ _SENTENCE_END = re.compile(r"[.!?]\W*\s|\n|:\W*\s")
 _ADDRESS = re.compile(r"@|\bhttps?:|\bwww\.|\bp\.?\s?o\.?\s?box\b", re.IGNORECASE)
 _DATE = re.compile(
     r"\b\d{1,4}([-/.])\d{1,2}\1\d{1,4}\b"
-    r"|\b(?:on|since|dated|until|till|by|from)\s+(?:the\s+)?\d{1,2}(?:[/.-]\d{1,2}\b(?!\s*[a-z%])|(?:st|nd|rd|th)\b)"
+    r"|\b(?:on|since|dated|until|till|by|from)\s+(?:the\s+)?\d{1,2}(?:[/.-]\d{1,2}\b(?!\s*[a-z%])|(?:st|nd|rd|th)\b"
+    r"(?!\s*(?:to|and|-|week|day|month|hour|dose|year|trimester|line|centile|percentile)))"
     r"|\b\d{1,2}(?:st|nd|rd|th)?\s+(?:of\s+)?may\b|\bmay\s+\d{1,4}\b(?!\s*[a-z%])"
     r"|\b\d{1,2}(?:st|nd|rd|th)\s+of\b",
     re.IGNORECASE,
@@ -40,6 +41,7 @@ _DATE = re.compile(
 _YEAR = re.compile(r"(?<![\d.,/])(?:19|20)\d\d(?![\d.,]*\d)")
 _DIGITS = re.compile(r"\+?\d(?:[\s().,\u00a0\u2009\u202f-]{0,2}\d)*")
 _AFTER_NUMBER = re.compile(r"[\s\u00a0]*(?:(?:-|\u2013|to|/)\s*[\d.,]+\s*)?([^\W\d_]+\d?|%)")
+_RATIO = re.compile(r"(?<!\d)1:10[0,. ]*(?![\d])")
 _LONGEST_NUMBER = 4
 """Digits of a number without a unit; a longer one may be somebody's."""
 
@@ -51,9 +53,11 @@ class WordFile(Record):
     words: frozenset[str]
     short_forms: frozenset[str]
     units: frozenset[str]
+    lettered: frozenset[str]
     titles: frozenset[str]
     soft_titles: frozenset[str]
     persons: frozenset[str]
+    naming: frozenset[str]
     given_names: frozenset[str]
     dates: frozenset[str]
     identifiers: frozenset[str]
@@ -130,6 +134,8 @@ def _private_pattern(text: str, words: Words) -> PrivateReason | None:
             return "date"
     for match in _DIGITS.finditer(text):
         long = sum(character.isdigit() for character in match.group()) > _LONGEST_NUMBER
+        if _RATIO.match(text, max(0, match.start() - 2)):
+            continue
         if long and (match.group().startswith("+") or not _has_unit(text, match.end(), words)):
             return "identifier"
     return None
@@ -200,7 +206,7 @@ def _word_reason(word: _Word, before: _Word | None, words: Words, shouted: bool)
     if word.term:
         return None
     if len(plain) == 1 and word.text not in ("a", "i", "I", "A"):
-        return None if plain in file.units and before is not None and before.text[-1].isdigit() else "unknown_word"
+        return None if before is not None and _letter_is_known(word, before, file) else "unknown_word"
     if plain not in words.known and plain.removesuffix("'s") not in words.known and plain not in file.short_forms:
         return "name" if capital else "unknown_word"
     in_capitals = word.text.isupper() and (len(plain) > 1 or plain == "i")
@@ -209,11 +215,19 @@ def _word_reason(word: _Word, before: _Word | None, words: Words, shouted: bool)
     return None
 
 
+def _letter_is_known(word: _Word, before: _Word, file: WordFile) -> bool:
+    """A unit after a number, or the letter of a plan; any other may be somebody's initial."""
+    if before.plain in file.lettered and word.gap == " ":
+        return True
+    follows = before.text[-1].isdigit() or word.gap == "/" or before.plain in ("degrees", "degree")
+    return word.plain in file.units and follows
+
+
 def _begins_sentence(word: _Word, before: _Word | None, file: WordFile) -> bool:
     if before is None:
         return True
     end = _SENTENCE_END.search(word.gap)
-    return end is not None and not (end.group().startswith(":") and before.plain in file.persons)
+    return end is not None and not (end.group().startswith(":") and before.plain in file.naming)
 
 
 def _names_person(word: _Word, before: _Word, words: Words) -> bool:

@@ -23,6 +23,8 @@ ENGLISH = words_of_language("en")
         "Dose: Give 10-15 mg/kg, at most 4000 mg in a day (adult, 2000 mg if over 65 years).",
         "Temperature 38.5 °C, BP 120/80, 1/2 tablet twice a day, CD4 count 200 cells",
         "the child's fever doesn't go down",
+        "He may have fever: severe dehydration (treatment plan C), 35 degrees C, 5 mmol/L",
+        "Adrenaline 1:10000 for a pregnant woman from the 12th to the 36th week",
     ],
 )
 def test_texts_of_care_that_name_nobody_may_be_kept(text: str) -> None:

@@ -10,6 +10,7 @@ from edgemed.core.errors import UsageError
 from edgemed.serve.cache_disk import DiskLevel
 from edgemed.serve.cache_entry import Kept, cosine, jaccard, joined, pack, unit_vector, unpack, words_of
 from edgemed.serve.response_cache import (
+    Asked,
     CachedAnswer,
     CacheOptions,
     Miss,
@@ -274,3 +275,23 @@ def test_jaccard_is_shared_words_over_all_words() -> None:
     assert jaccard(words_of("dose of PARACETAMOL"), words_of("paracetamol dose, please")) == 2 / 4
     assert words_of("0.5 g, 1,5 mg") == {"0.5", "g", "1,5", "mg"}
     assert QUESTION != SAME
+
+
+def test_with_real_clinical_keys_a_paraphrase_hits_and_a_tenfold_dose_another_age_and_a_negation_do_not() -> None:
+    from edgemed.medical.clinical_key import clinical_key
+
+    cache = ResponseCache()
+
+    def ask(question: str) -> Asked:
+        return asked(question, key=clinical_key(question))
+
+    assert cache.store(ask(QUESTION), answered()) == Stored(on_disk=False)
+    assert isinstance(cache.lookup(ask(SAME)), CachedAnswer)
+    for other in (
+        "What is the dose of paracetamol for fever in a child of 120 kg?",
+        "What is the dose of paracetamol for fever in an adult of 12 kg?",
+        "What is the dose of paracetamol for a child of 12 kg without fever?",
+        "What is the dose of ibuprofen for fever in a child of 12 kg?",
+        "What are the side effects of paracetamol for fever in a child of 12 kg?",
+    ):
+        assert isinstance(cache.lookup(ask(other)), Miss), other
