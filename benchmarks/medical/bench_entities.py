@@ -42,18 +42,26 @@ from edgemed.medical.mentions import TermKind
 HERE = Path(__file__).parent
 RESAMPLES = 1000
 
-_ATOMS: dict[str, tuple[str, Fraction]] = {
-    **{name: ("mg", Fraction(f)) for name, f in {"mg": 1, "g": 1000, "kg": 1000000, "mcg": "1/1000", "ng": "1/1000000"}.items()},
-    **{name: ("mL", Fraction(f)) for name, f in {"mL": 1, "L": 1000, "dL": 100, "mcL": "1/1000"}.items()},
-    **{name: ("mmol", Fraction(f)) for name, f in {"mmol": 1, "mol": 1000, "mcmol": "1/1000", "nmol": "1/1000000"}.items()},
-    **{name: ("mm", Fraction(f)) for name, f in {"mm": 1, "cm": 10, "m": 1000, "km": 1000000}.items()},
-    **{name: ("month", Fraction(f)) for name, f in {"month": 1, "year": 12}.items()},
-    **{name: ("day", Fraction(f)) for name, f in {"day": 1, "week": 7}.items()},
-    **{name: ("min", Fraction(f)) for name, f in {"min": 1, "h": 60, "s": "1/60"}.items()},
-    "units": ("IU", Fraction(1)), "IU": ("IU", Fraction(1)),
-    "teaspoon": ("spoon", Fraction(1)), "tablespoon": ("spoon", Fraction(1)),
-    **{name: (name, Fraction(1)) for name in "mEq tablet capsule drop puff spoon sachet ampoule dose % mmHg °C °F kcal kPa m2 ratio".split()},
-}  # fmt: skip
+_TABLE = """
+    mg: mg 1, g 1000, kg 1000000, mcg 1/1000, ng 1/1000000, pg 1/1000000000
+    mL: mL 1, L 1000, dL 100, mcL 1/1000
+    mmol: mmol 1, mol 1000, mcmol 1/1000, umol 1/1000, nmol 1/1000000, pmol 1/1000000000
+    mm: mm 1, cm 10, m 1000, km 1000000
+    month: month 1, year 12
+    day: day 1, week 7
+    min: min 1, h 60, s 1/60
+    IU: IU 1, units 1, mIU 1/1000
+    spoon: spoon 1, teaspoon 1, tablespoon 1
+    mEq: mEq 1
+"""
+_ALONE = (
+    *("tablet", "capsule", "drop", "puff", "sachet", "ampoule", "dose"),
+    *("%", "mmHg", "°C", "°F", "kcal", "kPa", "m2", "ratio"),
+)
+_ATOMS: dict[str, tuple[str, Fraction]] = {name: (name, Fraction(1)) for name in _ALONE}
+for line in _TABLE.strip().splitlines():
+    target, _, sizes = line.strip().partition(": ")
+    _ATOMS |= {name: (target, Fraction(size)) for name, size in (entry.split() for entry in sizes.split(", "))}
 
 
 def plain_unit(unit: str) -> tuple[str, Fraction]:
@@ -62,7 +70,7 @@ def plain_unit(unit: str) -> tuple[str, Fraction]:
     for place, part in enumerate(unit.split("/")):
         number, atom = re.fullmatch(r"([\d.]*) ?(.*)", part).groups()  # type: ignore[union-attr]
         if atom not in _ATOMS:
-            if atom or place == 0 and part:
+            if atom or (place == 0 and part):
                 return "", Fraction(1)
             names.append("")
             continue
@@ -212,9 +220,8 @@ class Measured:
                 if getattr(one, name) == getattr(two, name):
                     self.shares[f"{name} right"] += 1
                 elif self.show:
-                    print(
-                        f"  {name}: {text[one.start : one.end]!r} is {getattr(one, name)!r}, read as {getattr(two, name)!r}: {text}"
-                    )
+                    said, read = getattr(one, name), getattr(two, name)
+                    print(f"  {name}: {text[one.start : one.end]!r} is {said!r}, read as {read!s}: {text}")
 
     def _count(
         self, name: str, wanted: list[Any], found: list[Any], agree: Callable[[Any, Any], bool], text: str
@@ -225,9 +232,8 @@ class Measured:
             missed = [w for w in wanted if not any(w is one for one, _ in pairs)]
             extra = [f for f in found if not any(f is two for _, two in pairs)]
             if missed or extra:
-                print(
-                    f"  {name}: {text}\n      missed {[_short(m, text) for m in missed]}  extra {[_short(e, text) for e in extra]}"
-                )
+                print(f"  {name}: {text}\n      missed {[_short(m, text) for m in missed]}")
+                print(f"      extra {[_short(e, text) for e in extra]}")
         return pairs
 
     def report(self, title: str) -> None:
@@ -303,13 +309,24 @@ def speed(data: Path | None) -> None:
 def hostile_texts() -> dict[str, str]:
     """Texts of about 100 kB that are slow for a careless pattern."""
     ordinary = " ".join(label["text"] for label in _labels("entities_own.jsonl", "dev"))
-    seeds = {
-        "ordinary text": ordinary, "digits": "7", "digits and blanks": "7 ", "digits and commas": "1,", "points": "1.5.",
-        "slashes": "1/", "ranges": "1-2-", "lists": "5, ", "doses": "paracetamol 500 mg tds ", "words": "one hundred and ",
-        "every": "every ", "half": "half a ", "blanks": " ", "commas": ",", "letters": "a", "no": "no fever, ",
-        "units": "mg/kg/", "per": "per ", "up to": "up to ", "drugs": "amoxicillin ", "accents": "e\u0301", "surrogates": "\ud800",
-        "right to left": "\u0623\u0643\u0644 5 \u0645\u0644 ", "thousands": "1 000 ", "dates": "1/2/20 ", "times": "three times a ",
-    }  # fmt: skip
+    seeds = dict.fromkeys(
+        (
+            "7",
+            "7 ",
+            "1,",
+            "1.5.",
+            "1/",
+            "1-2-",
+            "5, ",
+            "paracetamol 500 mg tds ",
+            "one hundred and ",
+            "every ",
+            "half a ",
+        )
+        + (" ", ",", "a", "no fever, ", "mg/kg/", "per ", "up to ", "amoxicillin ", "e\u0301", "\ud800", "1 000 ")
+        + ("\u0623\u0643\u0644 5 \u0645\u0644 ", "1/2/20 ", "three times a ", "(", "5 mg and ", "x 5 ", "a.b.c. ")
+    )
+    seeds = {repr(seed): seed for seed in seeds} | {"ordinary text": ordinary}
     return {name: (seed * (100_000 // len(seed) + 1))[:100_000] for name, seed in seeds.items()}
 
 

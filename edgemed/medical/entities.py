@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from edgemed.medical.amounts import Amount, Unread
 from edgemed.medical.lexicon import FoundTerm, Lexicon, find_terms, shipped_lexicon
@@ -18,7 +19,11 @@ from edgemed.medical.owners import owned
 from edgemed.medical.quantities import amounts_of
 from edgemed.medical.reading import Reading, read
 
+MAX_CHARACTERS = 32_000
+"""What follows is reported as one unparsed rest, which bounds the time of a hostile text."""
+
 _DIGITS = re.compile(r"\d+")
+_STRENGTH = re.compile(r"(?<=[a-z])[ -]\d+(?:\.\d+)?$(?<![a-z][ -][1-9])")
 
 
 def parse(text: str, language: str = "en", lexicon: Lexicon | None = None) -> Entities:
@@ -28,14 +33,25 @@ def parse(text: str, language: str = "en", lexicon: Lexicon | None = None) -> En
     """
     lexicon = lexicon or shipped_lexicon()
     reading = read(text)
-    plain = reading.plain
-    found = find_terms(plain, lexicon)
+    plain = reading.plain[: _cut(reading.plain)]
+    found = [_without_strength(plain, term) for term in find_terms(plain, lexicon)]
+    found = [term for term in found if term.end - term.start > 1 or term.kind is not TermKind.DRUG]
     named = [(term.start, term.end) for term in found if _has_digit(plain, term)]
     drug_ends = {term.end for term in found if term.kind is TermKind.DRUG}
     amounts, unread = amounts_of(plain, named, drug_ends)
     unread += _digits_left(plain, [*amounts, *unread, *found])
+    if len(plain) < len(reading.plain):
+        unread.append(Unread(len(plain), len(reading.plain), f"more than {MAX_CHARACTERS} characters"))
     unread.sort(key=lambda rest: rest.start)
     return _entities(reading, found, scopes_of(plain, language), owned(plain, amounts, found, lexicon.measures), unread)
+
+
+def _cut(plain: str) -> int:
+    """Where to stop reading: the end, or a blank before MAX_CHARACTERS."""
+    if len(plain) <= MAX_CHARACTERS:
+        return len(plain)
+    blank = plain.rfind(" ", MAX_CHARACTERS - 1000, MAX_CHARACTERS)
+    return blank if blank > 0 else MAX_CHARACTERS
 
 
 def _entities(
@@ -54,6 +70,13 @@ def _entities(
         ),
         unparsed=tuple(Unparsed(at[rest.start], at[rest.end], rest.reason) for rest in unread),
     )
+
+
+def _without_strength(plain: str, term: FoundTerm) -> FoundTerm:
+    """ "dextrose 10" of "dextrose 10%" as "dextrose": the number is a quantity."""
+    if term.kind is TermKind.DRUG and (strength := _STRENGTH.search(plain, term.start, term.end)):
+        return replace(term, end=strength.start())
+    return term
 
 
 def _has_digit(plain: str, term: FoundTerm) -> bool:

@@ -17,16 +17,15 @@ _JOIN = r"(?: ?- ?| to | or | and |-to-|-or-|/)"
 _RANGE = rf"(?P<low>{NUMBER})(?:{_JOIN}(?P<high>{NUMBER}))?"
 
 _PERIODS = {
-    "day": ("24 hours", "24 hrs", "24 h", "24h", "days", "day", "daily", "nightly", "nights", "night", "mornings")
-    + ("morning", "evenings", "evening", "afternoon", "bedtime", "d"),
-    "week": ("weekly", "weeks", "week", "wkly", "wk"),
-    "month": ("monthly", "months", "month"),
-    "year": ("yearly", "annually", "years", "year"),
-    "h": ("hourly", "hours", "hour", "hr"),
-    "min": ("minutes", "minute", "min"),
-    "fortnight": ("fortnightly", "fortnight"),
+    "day": "24 hours|24 hrs|24 h|24h|days|day|daily|nightly|nights|night|mornings|morning|evenings|evening|bedtime|d",
+    "week": "weekly|weeks|week|wkly|wk",
+    "month": "monthly|months|month",
+    "year": "yearly|annually|years|year",
+    "h": "hourly|hours|hour|hr",
+    "min": "minutes|minute|min",
+    "fortnight": "fortnightly|fortnight",
 }
-_PERIOD_OF = {word: period for period, words in _PERIODS.items() for word in words}
+_PERIOD_OF = {word: period for period, words in _PERIODS.items() for word in words.split("|")}
 _PERIOD = "(?:" + "|".join(sorted(_PERIOD_OF, key=len, reverse=True)) + r")\b"
 _PER = r"(?: ?/ ?| ?an? | ?per | ?each | ?every | in an? | in | in each | over | ?- ?a ?- ?| ?- ?| )?"
 
@@ -46,7 +45,7 @@ _INTERVAL_UNIT = joined(
     |years?|yrs?|seconds?|secs?|mornings?|evenings?|bedtime|fortnight)(?![a-z0-9])"""
 )
 _EVERY = re.compile(rf"(?:every|each) (?:{_RANGE}(?: ?- ?| )?)?{_STEP}(?P<unit>{_INTERVAL_UNIT})")
-_EVERY_Q = re.compile(rf"q\.? ?(?:(?P<low>\d+)(?:{_JOIN}(?P<high>\d+))?\.?[ -]?)?{_STEP}(?P<unit>{_INTERVAL_UNIT})\.?")
+_EVERY_Q = re.compile(rf"q\.? ?(?:(?P<low>\d+)(?:{_JOIN}(?P<high>\d+))?\.?[ -]?)?{_STEP}(?P<unit>{_INTERVAL_UNIT})")
 _Q_HOURS = re.compile(r"q ?(?P<low>[1-9]\d?)(?: ?- ?(?P<high>\d{1,2}))?(?![\w.]|-\w)")
 _Q_OTHER = re.compile(r"q ?(?P<when>am|pm|hs|day|daily)\b|q\.h\.s\.?")
 _STEPS = {"other": 2, "alternate": 2, "second": 2, "2nd": 2, "third": 3, "3rd": 3, "fourth": 4, "4th": 4}
@@ -58,7 +57,8 @@ _WEEKLY_UNIT = {"hourly": "h", "hrly": "h", "hly": "h", "minutely": "min"} | {
     "weekly": "week", "monthly": "month", "yearly": "year", "daily": "day",
 }  # fmt: skip
 _ALONE = re.compile(
-    r"(?:daily(?! (?:living|life|lives|activit|routine|work|tasks|function|need))|nightly|weekly|fortnightly|monthly|yearly"
+    r"(?:daily(?! (?:living|life|lives|activit|routine|work|tasks|function|need))|nightly|weekly|fortnightly|monthly"
+    r"|yearly"
     r"|annually|hourly|half[- ]hourly)\b"
 )
 _ABBREVIATED = re.compile(
@@ -72,7 +72,8 @@ _ABBREVIATED = re.compile(
 _NEEDS_DOSE = re.compile(r"(?:td|bds?|b ?\. ?d|od|o ?\. ?d|qd|q ?\. ?d)$")
 _DOSE_BEFORE = re.compile(
     r"\d ?(?:mg|mcg|µg|ug|g|gm|ml|iu|units?|u|%|tabs?|tablets?|caps?|drops?|puffs?|mmol|meq)?\b[^.;\n]{0,30}$"
-    r"|\b(?:tabs?|tablets?|capsules?|caps?|drops?|puffs?|dose|po|iv|im|sc|oral|orally|given|taken?|on|mg)\b[^.;\n]{0,20}$"
+    r"|\b(?:tabs?|tablets?|capsules?|caps?|drops?|puffs?|dose|po|iv|im|sc|oral|orally|given|taken?|on"
+    r"|mg)\b[^.;\n]{0,20}$"
 )
 _SCHEDULE = re.compile(r"[0-2½](?: ?[-+] ?[0-2½]){2,3}(?![\d/]| ?[-+] ?\d| ?(?:mg|ml|g|mcg|years|days|weeks|months)\b)")
 _EACH_RARELY = ("year", "month", "hour", "week", "minute")

@@ -14,25 +14,37 @@ from edgemed.medical.units import CALENDAR
 BEFORE = 60
 """Characters left of a number that are looked at."""
 
-_SIGNS = (
-    (">=", " at least| no less than| not less than| no fewer than| not fewer than| not under| not below| a minimum of| minimum of"
-           "| minimum| min.| greater than or equal to| more than or equal to| higher than or equal to| > or =| > / =| >/="
-           "| at or above| at or over| equal to or greater than| equal to or more than| upwards of| from age| minimally"),
-    ("<=", " at most| no more than| not more than| no greater than| not greater than| no longer than| not longer than| no higher than"
-           "| not above| not over| no older than| up to a maximum of| up to a max of| up to| upto| as much as| as many as| as long as"
-           "| less than or equal to| lower than or equal to| fewer than or equal to| < or =| < / =| </=| at or below| at or under"
-           "| equal to or less than| within| maximum of| maximum| maximal| max| max.| mx| limit of| limit| limited to| limited at"
-           "| limit it to| limit to| ceiling of| ceiling| capped at| cap at| cap of| exceed| exceeds| exceeding| not exceeding| exceed more than"
-           "| go over| go above| give more than| giving more than| take more than| use more than| have more than| exceed a total of"
-           "| upper limit of| upper limit"),
-    (">", " more than| greater than| higher than| older than| heavier than| longer than| larger than| bigger than| later than"
-          "| worse than| over| above| beyond| in excess of| exceeded| past"),
-    ("<", " less than| lower than| younger than| lighter than| fewer than| shorter than| smaller than| earlier than| better than"
-          "| under| below| not yet| short of"),
-    ("~", " about| around| approximately| approx| approx.| roughly| nearly| almost| circa| ca| ca.| c.| estimated| an estimated"
-          "| in the region of| close to| some"),
-)  # fmt: skip
-_PHRASES = tuple((sign, tuple(phrases.split("|"))) for sign, phrases in _SIGNS)
+_SIGNS = {
+    ">=": (
+        "> / =|> or =|>/=|a minimum of|at least|at or above|at or over|equal to or greater than|"
+        "equal to or more than|from age|greater than or equal to|higher than or equal to|min.|minimally|"
+        "minimum|minimum of|more than or equal to|no fewer than|no less than|not below|not fewer than|"
+        "not less than|not under|upwards of"
+    ),
+    "<=": (
+        "< / =|< or =|</=|as long as|as many as|as much as|at most|at or below|at or under|cap at|"
+        "cap of|capped at|ceiling|ceiling of|equal to or less than|exceed|exceed a total of|"
+        "exceed more than|exceeding|exceeds|fewer than or equal to|give more than|giving more than|"
+        "go above|go over|have more than|less than or equal to|limit|limit it to|limit of|limit to|"
+        "limited at|limited to|lower than or equal to|max|max.|maximal|maximum|maximum of|mx|"
+        "no greater than|no higher than|no longer than|no more than|no older than|not above|"
+        "not exceeding|not greater than|not longer than|not more than|not over|take more than|up to|"
+        "up to a max of|up to a maximum of|upper limit|upper limit of|upto|use more than|within"
+    ),
+    ">": (
+        "above|beyond|bigger than|exceeded|greater than|heavier than|higher than|in excess of|"
+        "larger than|later than|longer than|more than|older than|over|past|worse than"
+    ),
+    "<": (
+        "below|better than|earlier than|fewer than|less than|lighter than|lower than|not yet|"
+        "short of|shorter than|smaller than|under|younger than"
+    ),
+    "~": (
+        "about|almost|an estimated|approx|approx.|approximately|around|c.|ca|ca.|circa|close to|"
+        "estimated|in the region of|nearly|roughly|some"
+    ),
+}
+_PHRASES = tuple((sign, tuple(f" {phrase}" for phrase in phrases.split("|"))) for sign, phrases in _SIGNS.items())
 _SYMBOLS = {"<": "<", ">": ">", "≤": "<=", "≥": ">=", "~": "~", "≈": "~", "≦": "<=", "≧": ">=", "∼": "~"}
 _NEVER_MORE = re.compile(
     r"\b(?:not|n't|never|without|cannot|avoid|to) (?:to )?(?:be )?(?:exceed|go over|go above|give|giving|take|use|have)"
@@ -41,8 +53,10 @@ _NEVER_MORE = re.compile(
 _MAXIMUM = re.compile(
     joined(
         r"""\b(?:max(?:imum|imal|\.)?|ceiling|upper limit|largest|highest|capped|cap|never exceed|limit)
-        (?: ?[:=]| (?:total|single|daily|adult|safe|recommended|oral|iv|im|cumulative|lifetime|individual|initial|possible|allowed
-        |per day|a day|each day|dose|doses|dosage|rate|volume|amount|limit|speed|is|was|of|be|at|to|the|a|in adults|in children))*
+        (?: ?[:=]| (?:total|single|daily|adult|safe|recommended|oral|iv|im|cumulative|lifetime|individual|initial
+        |possible|allowed
+        |per day|a day|each day|dose|doses|dosage|rate|volume|amount|limit|speed|is|was|of|be|at|to|the|a|in adults
+        |in children))*
         ,? ?[:=]? ?$"""
     )
 )
@@ -51,7 +65,7 @@ _AFTER_SIGN = re.compile(
     joined(
         r"""(?: old| of age|-old)?(?:,? ?(?:
         (?P<ge>(?:or|and|&) (?:more|older|above|over|greater|higher|longer|heavier|up|upwards?|onwards?|beyond)\b
-        |or at least|\+(?![ ]?[\d/(])|plus\b|at least\b|minimum\b)
+        |or at least|\+(?![ ]?[\d/(])|plus\b(?! [a-z])|at least\b|minimum\b)
         |(?P<le>(?:or|and) (?:less|younger|below|under|fewer|lower|shorter|lighter)\b)
         )|(?P<most> (?:maximum|max|at (?:the )?most|tops)\b(?!\.?:? ?(?:dose|of|is|\d))))"""
     )
@@ -59,12 +73,17 @@ _AFTER_SIGN = re.compile(
 _INFUSED = re.compile(r"\b(?:made|make|diluted?|filled|topped|brought|made it) (?:it )?up to $")
 
 
+_COUNTED_RATE = re.compile(r"\d|times|hours?$|x ")
+
+
 def comparator_of(before: str, plain: str, end: int, kind: QuantityKind) -> str:
     """ "<", "<=", ">", ">=", "~" or "" for the number between `before` and `end`."""
+    if kind is QuantityKind.FREQUENCY and plain[end - 1].isalpha() and not _COUNTED_RATE.search(plain, end - 24, end):
+        return ""
     after = _AFTER_SIGN.match(plain, end)
     if after and not (kind is QuantityKind.DOSE and after.end() == end + 1 and after[0] != "+"):
         return ">=" if after["ge"] else "<="
-    tail = before.rstrip(" ([\u2009").replace("(", " ")
+    tail = before.rstrip(" ([-\u2009").replace("(", " ")
     if not tail:
         return ""
     if sign := _SYMBOLS.get(tail[-1]):
@@ -106,17 +125,24 @@ def _phrase_sign(tail: str, kind: QuantityKind) -> str:
 
 
 _PERSON = joined(
-    r"""(?:child(?:ren)?|infants?|bab(?:y|ies)|newborns?|neonates?|kids?|patients?|adults?|people|persons?|boys?|girls?|toddlers?
-    |adolescents?|wom[ae]n|m[ae]n|males?|females?|teenagers?|teens|individuals|those|anyone|subjects|students|lady|gentleman
-    |son|daughter|mother|father|smokers|pt|volunteers|she is|he is|she's|he's|i am|i'm|she was|he was|patient is|is now)"""
+    r"""(?:child(?:ren)?|infants?|bab(?:y|ies)|newborns?|neonates?|kids?|patients?|adults?|people|persons?|boys?
+        |girls?|toddlers?
+    |adolescents?|wom[ae]n|m[ae]n|males?|females?|teenagers?|teens|individuals|those|anyone|subjects|students|lady
+    |gentleman
+    |son|daughter|mother|father|smokers|pt|volunteers|she is|he is|she's|he's|i am|i'm|she was|he was|patient is
+    |is now)"""
 )
 _COMPARING = joined(
-    r"""(?:aged|ages|age|of|is|from|between|below|under|over|above|less than|more than|younger than|older than|at least|up to
-    |about|around|are|was|were|who|who's|at|by|only|just|the|who are|over the age of|under the age of|<|>|≥|≤|=|and|or|[:,(])"""
+    r"""(?:aged|ages|age|of|is|from|between|below|under|over|above|less than|more than|younger than|older than
+        |at least|up to
+    |about|around|are|was|were|who|who's|at|by|only|just|the|who are|over the age of|under the age of|<|>|≥|≤|=|and|or
+    |[:,(])"""
 )
 _AGE_BEFORE = re.compile(
-    rf"(?:\bage[ds]?\b(?:(?: |:|=)+{_COMPARING})*|\b{_PERSON}(?: {_COMPARING})*|\b(?:older|younger) than|\bturned|\bbirthday"
-    rf"|\b(?:born|delivered|delivery|labou?r|gestation(?:al age)?|pregnan(?:t|cy)|preterm|ga|gestational)(?: {_COMPARING})*"
+    rf"(?:\bage[ds]?\b(?:(?: |:|=)+{_COMPARING})*|\b{_PERSON}(?: {_COMPARING})*|\b(?:older|younger) than|\bturned"
+    rf"|\bbirthday"
+    rf"|\b(?:born|delivered|delivery|labou?r|gestation(?:al age)?|pregnan(?:t|cy)|preterm|ga"
+    rf"|gestational)(?: {_COMPARING})*"
     r"|\bdue (?:at|by)|\bfrom birth (?:to|until))[ (]*$"
 )
 _AGE_WORD_BEFORE = re.compile(
@@ -124,88 +150,118 @@ _AGE_WORD_BEFORE = re.compile(
     r"|\b(?:man|woman|lady|boy|girl|patient|gentleman|child|male|female|m|f) (?:of|aged)"
     r"|\b(?:children|adults|people|patients|those|women|men|kids|boys|girls|infants|anyone|persons|individuals|child)"
     r" (?:who are |aged )?(?:under|over|below|above|from|between|less than|more than|at least|up to)"
-    r"|\b(?:she|he|i|who|mother|father|patient|mum|dad|son|daughter)(?:'s| is|'m| am| was)(?: now| only| already| about)?"
+    r"|\b(?:she|he|i|who|mother|father|patient|mum|dad|son|daughter)(?:'s| is"
+    r"|'m| am| was)(?: now| only| already| about)?"
     r"|\b(?:under|over)-)[ (]*$"
 )
 OLD = re.compile(r"[ -]{0,3}(?:s )?(?:of age\b|- ?olds?\b|olds?\b|y ?/ ?o\b|o\b|of life\b)|[ -]?/ ?o\b|[ ]?- ?old\b")
 _AGE_AFTER = re.compile(
     joined(
-        r"""[ ,/-]{0,3}(?:(?:male|female|boy|girl|man|woman|lady|gentleman|infant|baby|kid|toddler|neonate|newborn)\b
-        |child(?! ?birth)|patient\b|[mf](?=[,.)]| with| who|$)|pregnant|gestation|gestational|primi|preterm|(?:into|in) (?:her|the) pregnancy
+        r"""'?[ ,/-]{0,3}(?:(?:male|female|boy|girl|man|woman|lady|gentleman|infant|baby|kid|toddler|neonate|newborn)\b
+        |child(?! ?birth)|patient\b|[mf](?=[,.)]| with| who|$)|pregnant|gestation|gestational|primi|preterm|(?:into
+        |in) (?:her|the) pregnancy
         |of gestation|of pregnancy|pregnancy|fetus|foetus|amenorrh)"""
     )
 )
 _FOR_BEFORE = re.compile(
     joined(
-        r"""(?:\b(?:for|x|during|over|lasting|lasted|lasts|last|course of|history of|h/o|duration|continue[ds]?|total|past|next|first
-        |final|takes?|took|persist(?:s|ed|ing)?|since|survived?|wait(?:ed)?|every|another|additional|further|extra|spent?|run)|x ?/ ?)
-        (?: ?:)?(?: (?:the|a|an|up to|at least|about|another|first|next|last|past|previous|total|of|more than|less than|over|only|around
-        |minimum|maximum|approximately|no more than|not more than|at|nearly|almost|under|between|roughly|just|from|further))* ?[~<>≤≥]?=? ?$"""
+        r"""(?:\b(?:for|x|during|over|lasting|lasted|lasts|last|course of|history of|h/o|duration|continue[ds]?|total
+            |past|next|first
+        |final|takes?|took|persist(?:s|ed|ing)?|since|survived?|wait(?:ed)?|every|another|additional|further|extra
+        |spent?|run)|x ?/ ?)
+        (?: ?:)?(?: (?:the|a|an|up to|at least|about|another|first|next|last|past|previous|total|of|more than
+        |less than|over|only|around
+        |minimum|maximum|approximately|no more than|not more than|at|nearly|almost|under|between|roughly|just|from
+        |further))* ?[~<>≤≥]?=? ?$"""
     )
 )
 _FOR_NOW = re.compile(
-    r"\b(?:for|survived?|lasting|lasted|lasts)(?: (?:more than|less than|at least|about|up to|over|only|another|a further))* ?$"
+    r"\b(?:for|survived?|lasting|lasted|lasts)(?: (?:more than|less than|at least|about|up to|over|only|another"
+    r"|a further))* ?$"
 )
 _COURSE_AFTER = re.compile(
-    r"[ -]{1,3}(?:course|history|duration|treatment|infusion|regimen|period|therapy|of (?:treatment|therapy|fever|diarrh|cough)"
+    r"[ -]{1,3}(?:course|history|duration|treatment|infusion|regimen|period|therapy|of (?:treatment|therapy|fever"
+    r"|diarrh|cough)"
     r"|supply|trial|follow|survival|stay|study|urine|recall|cycle|half|long\b|apart|interval)"
 )
 _TIME_AFTER = re.compile(
     r" ?(?:ago|later|earlier|after|before|prior|post|from now|since|of (?:birth|opening|starting|delivery))\b"
 )
 _TIME_BEFORE = re.compile(
-    r"\b(?:after|before|within|in|at|until|till|by|on|day|days|week|weeks|month|months|hour|hours|review|reviewed|again|f/u|fu|rtc|return"
+    r"\b(?:after|before|within|in|at|until|till|by|on|day|days|week|weeks|month|months|hour|hours|review|reviewed"
+    r"|again|f/u|fu|rtc|return"
     r"|d|at (?:about|around)|in (?:about|another|a further|the next|around)|after (?:about|another|the first)) ?$"
 )
 _WEIGHT_CUE = re.compile(
-    r"\b(?:weigh(?:s|ed|ing|t|ts)?|wt|bodyweight|birth ?weight|bw|born|baby|newborn|infant|neonate|rats?|mice|mouse|rabbits?)\b[^.;]{0,16}$"
+    r"\b(?:weigh(?:s|ed|ing|t|ts)?|wt|bodyweight|birth ?weight|bw|born|baby|newborn|infant|neonate|rats?|mice|mouse"
+    r"|rabbits?)\b[^.;]{0,16}$"
 )
 _CHANGE = re.compile(
     r"\b(?:los[ts]|losing|loss|gain(?:s|ed|ing)?|shed|dropped|lifts?|lifting|carry|carrying)\b[^.;]{0,24}$"
 )
 _LAB_UNIT = re.compile(
     joined(
-        r"""^(?:g|mg|mcg|ng|pg|mmol|mcmol|nmol|pmol|mEq|IU|mIU|mOsm|cell|copy|)/(?:dL|L|mcL)$|^(?:ng|pg|mIU|mcg|IU|cell|copy)/mL$
-        |^mg/(?:g|mmol|mol)$|^mmol/mol$|^mOsm/kg$|^(?:mmHg|cmH2O|°C|°F|degree|%|kPa|kcal|cm|mm|m|km|m2|cell|copy|lb|oz|inch|foot|kg)(?:/|$)
+        r"""^(?:g|mg|mcg|ng|pg|mmol|mcmol|nmol|pmol|mEq|IU|mIU|mOsm|cell|copy|)/(?:dL|L|mcL)$|^(?:ng|pg|mIU|mcg|IU
+            |cell|copy)/mL$
+        |^mg/(?:g|mmol|mol)$|^mmol/mol$|^mOsm/kg$|^(?:mmHg|cmH2O|°C|°F|degree|%|kPa|kcal|cm|mm|m|km|m2|cell|copy|lb|oz
+        |inch|foot|kg)(?:/|$)
         |^(?:beat|breath)?/min$|m2$"""
     )
 )
 _DOSED = re.compile(r"^(?:mg|mcg|g|IU|MIU|mmol|mEq|mL|drop)/m2|^L/min$|^mg/kg|^(?:mg|mcg|g|IU)/m2")
 _FLOW = re.compile(
-    r"\b(?:e?gfr|clearance|crcl|ccr|creatinine|filtration|kidney function|renal function|peak flow|pefr?|urine|output|clcr)\b[^.;]{0,40}$"
+    r"\b(?:e?gfr|clearance|crcl|ccr|creatinine|filtration|kidney function|renal function|peak flow|pefr?|urine|output"
+    r"|clcr)\b[^.;]{0,40}$"
 )
 _OUTPUT = re.compile(
     joined(
-        r"""\b(?:urine|urinary|uop|u/o|output|passed|drain(?:ed|age|s)?|blood loss|lost|loss|losing|bled|residual|volume|stroke|aspirate[d]?
-        |capacity|pus|effusion|fluid removed|vomit(?:ed)?|bleeding|ebl|collected|haemorrhage|hemorrhage|excret(?:ed|ion|es)|contain(?:s|ed|ing))
+        r"""\b(?:urine|urinary|uop|u/o|output|passed|drain(?:ed|age|s)?|blood loss|lost|loss|losing|bled|residual
+            |volume|stroke|aspirate[d]?
+        |capacity|pus|effusion|fluid removed|vomit(?:ed)?|bleeding|ebl|collected|haemorrhage|hemorrhage|excret(?:ed
+        |ion|es)|contain(?:s|ed|ing))
         \b[^.;]{0,22}$"""
     )
 )
 _OUTPUT_AFTER = re.compile(
-    r" (?:of )?(?:urine|blood loss|pus|bleeding|drained|lost|clear fluid|albumin for|protein|fib(?:er|re)|fat|sugars?|carbo|sodium)\b"
+    r" (?:of )?(?:[a-z]+ )?(?:urine|blood loss|pus|bleeding|drained|lost|clear fluid|albumin for|protein|fib(?:er|re)"
+    r"|fat|sugars?|carbo|sodium)\b"
 )
+_EXCRETED = re.compile(r"\b(?:urin(?:e|ary)|proteinuria|protein|excretion|albuminuria)\b[^.;,]{0,18}$")
 _COUNT_CUE = re.compile(
-    r"\b(?:miss(?:ed|es|ing)?|dispens(?:e|ed)|supply|supplied|left|forgot(?:ten)?|skipped|bottle of|pack of|stock)\b[^.;]{0,18}$"
+    r"\b(?:miss(?:ed|es|ing)?|dispens(?:e|ed)|supply|supplied|left|forgot(?:ten)?|skipped|bottle of|pack of"
+    r"|stock)\b[^.;]{0,18}$"
 )
 _COUNT_AFTER = re.compile(
-    r" (?:(?:of [a-z-]+(?: \d+ ?m?c?g)? )?(?:were |was |are )?(?:dispensed|in stock|left|remaining|prescribed|missed|in a pack)\b)"
+    r" (?:(?:of [a-z-]+(?: \d+ ?m?c?g)? )?(?:were |was |are )?(?:dispensed|in stock|left|remaining|prescribed|missed"
+    r"|in a pack)\b)"
 )
 _MEASURED = re.compile(
     joined(
-        r"""\b(?:bp|blood pressure|systolic|diastolic|sbp|dbp|map|pulse|pr|hr|heart rate|rr|resp(?:iratory|iration|s)?(?: rate)?|breathing|spo2|sao2
-        |sats?|saturation|o2 sats?|temp(?:erature)?|t|gcs|apgars?|inr|scores?|ph|z-?scores?|grades?|p|ratio|rates?|level|count|index|bmi
-        |titers?|titres?|glucose|sugar|rbs|fbs|rbg|fbg|bsl|bgl|creatinine|creat|cr|urea|bun|hb|hgb|ha?emoglobin|hba1c|a1c|hct|pcv|ha?ematocrit
-        |wbc|wcc|white (?:blood )?cells?|platelets?|plts?|plt|crp|esr|alt|ast|alp|ggt|bilirubin|bili|albumin|sodium|na\+?|potassium|k\+?|calcium
-        |magnesium|phosphate|lactate|tsh|t4|t3|ft4|ft3|psa|ck|troponin|ferritin|cd4(?: count)?|viral load|vl|anc|fev1|pef|muac|egfr|gfr|crcl|fio2|paco2
-        |pao2|pco2|po2|hco3|bicarbonate|bicarb|base excess|be|cholesterol|ldl|hdl|triglycerides|fh|fhr|fundal height|sfh|height|length|osmolality|phq-?9
-        |epds|audit|nyha|pain|vas|size|diameter|velocity|ef|ejection fraction|values?|r2|odds|hazard|rr|or|ci|mean|median|sd|age|fold|stages?
-        |class|level|meld|qtc|qrs|uric acid|neutrophils?|eosinophils?|lymphocytes|amylase|lipase|ammonia|cortisol|d-dimer)
-        (?:(?: (?:count|level|rate|was|is|of|now|at|to|today|score|value|up|down|only|still|still at|from|came back|came back at|reading|stable|running|fell to
-        |rose to|remains|about|around|over|under|above|below|more than|less than|greater than|equal to|or|between|on air|in air))| ?[:=<>≤≥~(-]| ,)* ?$"""
+        r"""\b(?:bp|fever|blood pressure|systolic|diastolic|sbp|dbp|map|pulse|pr|hr|heart rate|rr|resp(?:iratory
+            |iration|s)?(?: rate)?|breathing|spo2|sao2
+        |sats?|saturation|o2 sats?|temp(?:erature)?|t|gcs|apgars?|inr|scores?|ph|z-?scores?|grades?|p|ratio|rates?
+        |level|count|index|bmi
+        |titers?|titres?|glucose|sugar|rbs|fbs|rbg|fbg|bsl|bgl|creatinine|creat|cr|urea|bun|hb|hgb|ha?emoglobin|hba1c
+        |a1c|hct|pcv|ha?ematocrit
+        |wbc|wcc|white (?:blood )?cells?|platelets?|plts?|plt|crp|esr|alt|ast|alp|ggt|bilirubin|bili|albumin|sodium
+        |na\+?|potassium|k\+?|calcium
+        |magnesium|phosphate|lactate|tsh|t4|t3|ft4|ft3|psa|ck|troponin|ferritin|cd4(?: count)?|viral load|vl|anc|fev1
+        |pef|muac|egfr|gfr|crcl|fio2|paco2
+        |pao2|pco2|po2|hco3|bicarbonate|bicarb|base excess|be|cholesterol|ldl|hdl|triglycerides|fh|fhr|fundal height
+        |sfh|height|length|osmolality|phq-?9
+        |epds|audit|nyha|pain|vas|size|diameter|velocity|ef|ejection fraction|values?|r2|odds|hazard|rr|or|ci|mean
+        |median|sd|age|fold|stages?
+        |class|level|meld|qtc|qrs|uric acid|neutrophils?|eosinophils?|lymphocytes|amylase|lipase|ammonia|cortisol
+        |d-dimer)
+        (?:(?: (?:count|level|rate|was|is|of|now|at|to|today|score|value|up|down|only|still|still at|from|came back
+        |came back at|reading|stable|running|fell to
+        |rose to|remains|about|around|over|under|above|below|more than|less than|greater than|equal to|or|between
+        |on air|in air))| ?[:=<>≤≥~(-]| ,)* ?$"""
     )
 )
 _SCORED_AFTER = re.compile(
-    r"[ -]{0,3}(?:fold\b|times (?:the|more|less|higher|lower|greater|normal|as|upper|u\.?l\.?n)|sd\b|standard deviation|out of|point)"
+    r"[ -]{0,3}(?:fold\b|times (?:the|more|less|higher|lower|greater|normal|as|upper|u\.?l\.?n)|sd\b"
+    r"|standard deviation|out of|point)"
 )
 _YEAR_BEFORE = re.compile(
     r"(?:\b(?:in|since|by|until|till|from|before|after|during|of|year|early|late|mid|between|and|to)|-|\(|,) ?$"
@@ -233,6 +289,8 @@ def kind_of(unit: str, value: float, before: str, plain: str, end: int) -> Quant
         _COUNT_CUE.search(before) or _COUNT_AFTER.match(plain, end)
     ):
         return QuantityKind.COUNT
+    if unit in ("g", "mg", "g/day", "mg/day") and _EXCRETED.search(before):
+        return QuantityKind.MEASURE
     if (unit[:1] in "mLg" and _OUTPUT_AFTER.match(plain, end)) or (
         unit.startswith(("mL", "L")) and _OUTPUT.search(before)
     ):
@@ -264,6 +322,8 @@ def _calendar_kind(unit: str, before: str, plain: str, end: int) -> QuantityKind
         return QuantityKind.DURATION
     if _TIME_BEFORE.search(before):
         return QuantityKind.TIME
+    if before.endswith("longer than ") or plain.startswith((" or longer", " or more after"), end):
+        return QuantityKind.DURATION
     if unit in ("year", "month") and (
         _AFTER_SIGN.match(plain, end) or comparator_of(before, plain, end, QuantityKind.AGE) in ("<", ">", "<=", ">=")
     ):

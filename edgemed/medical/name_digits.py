@@ -8,25 +8,33 @@ from edgemed.medical.amounts import Unread
 from edgemed.medical.numbers import NUMBER, joined
 from edgemed.medical.unit_chains import CHAIN
 
-_CITATION = re.compile(r"\d{1,3}(?: ?[,-] ?\d{1,3})*\]")
+_CITATION = re.compile(r"\d{1,3}(?: ?[,-] ?\d{1,3}){0,9}\]")
 _ITEM_BEFORE = re.compile(r"(?:^|\n|[.;:] )[ (]*$")
 _ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
 _ITEM_IN_BRACKETS = re.compile(r"\d\) [a-z]")
-_ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)\b")
+_ORDINAL = re.compile(r"\d{1,4}(?:st|nd|rd|th)\b")
 _GLUED = re.compile(r"(?P<word>[a-z][a-z.]*)(?P<dash>-?)$")
 _GLUED_ALLOWED = frozenset(
-    "x bp hr rr wt temp hb hgb inr gcs pr rbs bsl age aged day week ht bmi sats for post pre under over mid "  # noqa: SIM905
-    "non ages grade to at or and dose about first low high n muac ph q po iv im sc max min approx then approx. max. vs".split()
+    re.findall(
+        r"\w+\.?",
+        "about age aged ages and approx approx. at bmi bp bsl day dose first for gcs grade hb hgb high hr ht "
+        "im inr iv low max max. mid min muac n non or over ph po post pr pre q rbs rr sats sc temp then to "
+        "under vs week wt x",
+    )
 )
-_WORD_END = re.compile(r"\w*(?:[.,]\d+)*(?:-\w*\d\w*)?")
+_WORD_END = re.compile(r"\w{0,60}(?:[.,]\d{1,9}){0,4}(?:-\w{0,20}\d\w{0,20})?")
 _UNIT_AFTER = re.compile(rf"{NUMBER}(?: ?- ?{NUMBER})?(?:[ -]| - )?(?P<unit>{CHAIN})")
 _TEMPERATURE = re.compile(r"(?:3[4-9]|4[0-2])\.\d")
 _NAMED_BEFORE = re.compile(
     joined(
-        r"""\b(?:types?|alpha|beta|gamma|delta|kappa|omega|epsilon|theta|zeta|chromosomes?|trisomy|factors?|complement|interleukin
-        |vitamin(?: [a-z])?|vit\.?(?: [a-z])?|coenzyme q|hepatitis|phase|figures?|figs?\.?|tables?|sections?|chapters?|appendix|version
-        |exons?|introns?|codons?|domain|isoform|groups?|lamin|tier|hsv|hpv|hiv|il|htlv|interferon|subtypes?|genotypes?|serotypes?
-        |mucolipidosis|mucopolysaccharidosis|influenza|caspase|cyclin|receptor|paragraph|question|clone|strain|cohort|box|annex)
+        r"""\b(?:types?|alpha|beta|gamma|delta|kappa|omega|epsilon|theta|zeta|chromosomes?|trisomy|factors?|complement
+            |interleukin
+        |vitamin(?: [a-z])?|vit\.?(?: [a-z])?|coenzyme q|hepatitis|phase|figures?|figs?\.?|tables?|sections?|chapters?
+        |appendix|version
+        |exons?|introns?|codons?|domain|isoform|groups?|lamin|tier|hsv|hpv|hiv|il|htlv|interferon|subtypes?|genotypes?
+        |serotypes?
+        |mucolipidosis|mucopolysaccharidosis|influenza|caspase|cyclin|receptor|paragraph|question|clone|strain|cohort
+        |box|annex)
         (?: ?- ?| )?(?:\d+[a-z]? ?(?:and|or|,|to|-|/|&) ?){0,3}$"""
     )
 )
@@ -35,12 +43,16 @@ _IN_BRACKETS_BEFORE = re.compile(r"\b(?:[a-z]{1,2}|cacl|mgcl|nacl|hco|spo|pco|fe
 _IN_BRACKETS = re.compile(r"\d{1,2} ?[+-]? \)")
 _SUFFIX = joined(
     r"""(?:fu|ht|ht\d[a-z]?|htp|hiaa|asa|mp|tg|cis|trans|fc|dht|ala|ohda|dopa|oh|hete|azt|lo|cox|beta|alpha|me|pbn|apb
-    |(?:n?or|iso|cyclo|di|tri)?(?:hydroxy|fluoro|methyl|mercapto|amino|deoxy|aza|benz|chloro|nitro|acetyl|phenyl|iodo|bromo
-    |oxo|thio|dihydroxy|propano|butano|hexan|androst|azido|keto|lipox|nucleot|reductase|dimethyl|methoxy|ethyl|carbox|sulfo)\w*)"""
+    |(?:n?or|iso|cyclo|di|tri)?(?:hydroxy|fluoro|methyl|mercapto|amino|deoxy|aza|benz|chloro|nitro|acetyl|phenyl|iodo
+    |bromo
+    |oxo|thio|dihydroxy|propano|butano|hexan|androst|azido|keto|lipox|nucleot|reductase|dimethyl|methoxy|ethyl|carbox
+    |sulfo)\w*)"""
 )
-_CHEMICAL = re.compile(rf"\d{{1,2}}(?: ?, ?\d{{1,2}})*'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*")
-_LETTER_AFTER = re.compile(r"\d+(?:[.,]\d+)*[a-z]")
-_NOT_NAMES = re.compile(r"\d+(?:[.,]\d+)*(?:x|k\b|k/|e\d|[ap]\.?m\b|[ymwd]\.?/?o\b|[mf]\b|'?s\b|h\d\d|yr|hrly|hly)")
+_CHEMICAL = re.compile(rf"\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*")
+_LETTER_AFTER = re.compile(r"\d{1,9}(?:[.,]\d{1,9}){0,3}[a-z]")
+_NOT_NAMES = re.compile(
+    r"\d{1,9}(?:[.,]\d{1,9}){0,3}(?:x|k\b|k/|e\d|[ap]\.?m\b|[ymwd]\.?/?o\b|[mf]\b|'?s\b|h\d\d|yr|hrly|hly)"
+)
 
 
 def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:

@@ -63,12 +63,12 @@ _POWER = joined(
 )
 DIGIT_NUMBER = joined(
     rf"""(?:
-    \d{{1,3}}(?:,\d{{3}})+(?![\d])(?:\.\d+)?
-    |\d{{1,2}}(?:,\d{{2}})+,\d{{3}}(?!\d)
-    |\d{{1,3}}(?:[\u2009']\d{{3}})+(?!\d)(?:[.,]\d+)?
-    |\d{{1,3}}(?: \d{{3}}){{2,}}(?!\d)
-    |\d{{1,3}}(?: 000)+(?!\d)
-    |[1-9]\d{{0,2}}(?: , \d{{3}})+(?!\d)(?! (?:,|and|or|to) \d)(?! ?[mµ][gl]\b)
+    \d{{1,3}}(?:,\d{{3}}){{1,8}}(?![\d])(?:\.\d+)?
+    |\d{{1,2}}(?:,\d{{2}}){{1,5}},\d{{3}}(?!\d)
+    |\d{{1,3}}(?:[\u2009']\d{{3}}){{1,8}}(?!\d)(?:[.,]\d+)?
+    |\d{{1,3}}(?: \d{{3}}){{2,8}}(?!\d)
+    |\d{{1,3}}(?: 000){{1,4}}(?!\d)
+    |[1-9]\d{{0,2}}(?: , \d{{3}}){{1,4}}(?!\d)(?! (?:,|and|or|to) \d)(?! ?[mµ][gl]\b)
     |\d{{1,3}} , 000(?!\d)
     |\d+(?:[ -]| and ){_FRACTION}
     |{_FRACTION}
@@ -138,11 +138,11 @@ def _of_words(text: str) -> Fraction:
         elif word == "couple":
             current = Fraction(2)
         elif word in ("dozen", "hundred"):
-            current = (current or 1) * (12 if word == "dozen" else 100)
+            current = (current or Fraction(1)) * (12 if word == "dozen" else 100)
         elif scale := _SCALES.get(word.removesuffix("s")):
-            total, current = total + (current or 1) * scale, Fraction(0)
+            total, current = total + (current or Fraction(1)) * scale, Fraction(0)
         elif ten := next((ten for ten in TENS if word.startswith(ten)), ""):  # "fortytwo"
             current += TENS[ten] + ONES.get(word.removeprefix(ten), 0)
         else:
-            current = (current or 1) * Fraction(1, _PART_VALUE[word[:3]])
+            current = (current or Fraction(1)) * Fraction(1, _PART_VALUE[word[:3]])
     return total + current

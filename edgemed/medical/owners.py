@@ -25,23 +25,30 @@ _SENTENCE_END = re.compile(r"(?<![ \d][a-z])[.!?](?=[ \n]+(?!\d)|$)|(?<=\d)\. (?
 _TO_DRUG = re.compile(
     joined(
         r"""(?:[ \u2009-]| \([a-z ]{1,12}\) )?
-        (?:(?:of|the|a|an|oral|orally|iv|i\.v\.|im|i\.m\.|sc|po|intravenous|intramuscular|tablets?|tabs?|capsules?|caps|pills?|doses?|dose|bolus
-        |elemental|single|daily|each|injectable|inhaled|nebuli[sz]ed|topical|syrup|suspension|solution|infusion|drops?|ampoules?|vials?|puffs?
-        |w/v|strength|normal|extra|more|per day|a day|sachets?|supplements?|recombinant|human|generic|liquid|cream|ointment|gel|injection|base
-        |additional|further|once|twice|three times|bd|tds|od|bid|tid|worth|both|either|plain|soluble|regular|dispersible|loading|maintenance
+        (?:(?:of|the|a|an|oral|orally|iv|i\.v\.|im|i\.m\.|sc|po|intravenous|intramuscular|tablets?|tabs?|capsules?
+        |caps|pills?|doses?|dose|bolus
+        |elemental|single|daily|each|injectable|inhaled|nebuli[sz]ed|topical|syrup|suspension|solution|infusion|drops?
+        |ampoules?|vials?|puffs?
+        |w/v|strength|normal|extra|more|per day|a day|sachets?|supplements?|recombinant|human|generic|liquid|cream
+        |ointment|gel|injection|base
+        |additional|further|once|twice|three times|bd|tds|od|bid|tid|worth|both|either|plain|soluble|regular
+        |dispersible|loading|maintenance
         |anti-?[a-z]+|medication|drug|medicine|their|his|her|my|your|in|with|,)[ -])*"""
     )
 )
 _OF_OTHER = re.compile(
     joined(
-        r""" ?(?:of )?(?:(?:clean|sterile|boiled|cooled|distilled|drinking|warm|plain|safe|tap|cold|expressed|fresh|packed|whole|red|breast|some|the|a|dry
-        |fresh-frozen|fresh - frozen|cow's) )*(?:water|milk|juice|blood|urine|food|feed|plasma|platelets|cryoprecipitate|cells|tea|breastmilk|alcohol
+        r""" ?(?:of )?(?:(?:clean|sterile|boiled|cooled|distilled|drinking|warm|plain|safe|tap|cold|expressed|fresh
+            |packed|whole|red|breast|some|the|a|dry
+        |fresh-frozen|fresh - frozen|cow's) )*(?:water|milk|juice|blood|urine|food|feed|plasma|platelets
+        |cryoprecipitate|cells|tea|breastmilk|alcohol
         |fiber|fibre|protein|fat|sugar|coffee|soup|porridge|formula)\b"""
     )
 )
 _IN = re.compile(r"\b(?:in|with|into) (?:a |an )?(?:bag of |bottle of )?$")
 _ASIDE = re.compile(
-    r"\b(?:without|instead of|rather than|unlike|allergic to|allergy to|avoid|than|no|not with|in place of|replace[sd]?|placebo or)(?: any)? $"
+    r"\b(?:without|instead of|rather than|unlike|allergic to|allergy to|avoid|than|no|not with|in place of"
+    r"|replace[sd]?|placebo or)(?: any)? $"
 )
 _DILUENTS = frozenset(
     [
@@ -55,17 +62,23 @@ _DILUENTS = frozenset(
 )
 _RESPECTIVELY = re.compile(r"\brespectively\b")
 _SOLUTION_BEFORE = re.compile(
-    r"(?:[ ,(-]|eye|ear|nasal|drops?|ointment|cream|gel|lotion|solution|injection|spray|mouthwash|shampoo|w/v|infusion|topical|paste|is)*"
+    r"(?:[ ,(-]|eye|ear|nasal|drops?|ointment|cream|gel|lotion|solution|injection|spray|mouthwash|shampoo|w/v"
+    r"|infusion|topical|paste|is)*"
 )
 _STRENGTH_AFTER = re.compile(
-    r"(?= ?$| ?[.,;:)?!/+]| (?:\d|x\b|mg|in\b|for\b|[obq]d\b|[bt]id\b|tds\b|qid\b|daily|twice|once|three|tab|cap|and|or\b|per|every|by\b|po\b|iv\b|im\b"
-    r"|to\b|with|at\b|is\b|was\b|stat|after|before|if\b|mane|nocte|plus|then|until|when|on\b|but|a day|each|safe|ok|during|while|from|since|can|should))"
+    r"(?= ?$| ?[.,;:)?!/+]| (?:\d|x\b|mg|in\b|for\b|[obq]d\b|[bt]id\b|tds\b|qid\b|daily|twice|once|three|tab|cap|and"
+    r"|or\b|per|every|by\b|po\b|iv\b|im\b"
+    r"|to\b|with|at\b|is\b|was\b|stat|after|before|if\b|mane|nocte|plus|then|until|when|on\b|but|a day|each|safe|ok"
+    r"|during|while|from|since|can|should))"
 )
 _VALUE_GAP = re.compile(
     joined(
-        r"""(?:[ :=~<>≤≥(,-]|\b(?:count|level|levels|rate|was|is|are|were|of|now|at|to|today|score|value|up|down|only|still|from|came|back|reading|stable
-        |about|around|over|under|above|below|more|less|than|greater|equal|or|between|and|the|on|a|approximately|has|had|been|fell|rose|dropped|remains
-        |measured|currently|yesterday|result|results|last|month|week|this|morning|her|his|with|be|stays|if|it|exceeds|reaches|within|range|normal
+        r"""(?:[ :=~<>≤≥(,-]|\b(?:count|level|levels|rate|was|is|are|were|of|now|at|to|today|score|value|up|down|only
+            |still|from|came|back|reading|stable
+        |about|around|over|under|above|below|more|less|than|greater|equal|or|between|and|the|on|a|approximately|has
+        |had|been|fell|rose|dropped|remains
+        |measured|currently|yesterday|result|results|last|month|week|this|morning|her|his|with|be|stays|if|it|exceeds
+        |reaches|within|range|normal
         |fasting|random|concentration|test|reads|showed|by|least|high|low)\b)*"""
     )
 )
@@ -119,10 +132,13 @@ def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], star
         if gap is not None and len(gap) < 30 and not gap.startswith(" (") and _SOLUTION_BEFORE.fullmatch(gap):
             return replace(amount, kind=QuantityKind.DOSE)
     elif (
-        amount.unit == "" and amount.kind is QuantityKind.COUNT and gap is not None and gap in (" ", "-", "", " dose ")
+        amount.unit == ""
+        and amount.kind is QuantityKind.COUNT
+        and gap in (" ", "-", "", " dose ")
+        and (amount.low >= 5 or plain[amount.start] in ".0")
+        and _STRENGTH_AFTER.match(plain, amount.end)
     ):
-        if (amount.low >= 5 or plain[amount.start] in ".0") and _STRENGTH_AFTER.match(plain, amount.end):
-            return replace(amount, kind=QuantityKind.DOSE)
+        return replace(amount, kind=QuantityKind.DOSE)
     return amount
 
 
@@ -130,9 +146,9 @@ def _in_pairs(plain: str, amounts: list[Amount]) -> list[Amount]:
     """ "Seretide 250/50": the second number of a strength is a strength as well."""
     for place in range(1, len(amounts)):
         left, right = amounts[place - 1], amounts[place]
-        if left.kind is QuantityKind.DOSE and not left.unit and right.kind is QuantityKind.COUNT and not right.unit:
-            if plain[left.end : right.start].strip() in ("/", "+"):
-                amounts[place] = replace(right, kind=QuantityKind.DOSE)
+        in_pair = left.kind is QuantityKind.DOSE and right.kind is QuantityKind.COUNT and not left.unit + right.unit
+        if in_pair and plain[left.end : right.start].strip() in ("/", "+"):
+            amounts[place] = replace(right, kind=QuantityKind.DOSE)
     return amounts
 
 
@@ -168,7 +184,7 @@ def _owners(plain: str, sentence: _Sentence, amounts: Sequence[Amount]) -> list[
             else ""
             for amount in amounts
         ]
-    if _RESPECTIVELY.search(plain, sentence.start, sentence.end) and (zipped := _zipped(plain, drugs, amounts)):
+    if _RESPECTIVELY.search(plain, sentence.start, sentence.end) and (zipped := _zipped(drugs, amounts)):
         return zipped
     starts = [drug.start for drug in drugs]
     return [_owner(plain, drugs, starts, amount) for amount in amounts]
@@ -213,6 +229,10 @@ def _subject(plain: str, drugs: Sequence[FoundTerm], following: int, amount: Amo
         if amount.start - drug.end <= 2:
             return drug
         lead = plain[max(0, drug.start - 40) : drug.start]
+        if plain.count(")", drug.end, amount.start) > plain.count("(", drug.end, amount.start):
+            continue
+        if drug.name == "epinephrine" and lead.endswith(("with ", "plus ", "and ", "without ")):
+            continue
         is_vehicle = drug.name in _DILUENTS and re.search(
             r"\b(?:in|with)(?: [\d.,]+ ?(?:ml|l|litres?|liters?|%))*(?: of)?[ \d.%a]*$", lead
         )
@@ -221,7 +241,7 @@ def _subject(plain: str, drugs: Sequence[FoundTerm], following: int, amount: Amo
     return drugs[following - 1]
 
 
-def _zipped(plain: str, drugs: Sequence[FoundTerm], amounts: Sequence[Amount]) -> list[str]:
+def _zipped(drugs: Sequence[FoundTerm], amounts: Sequence[Amount]) -> list[str]:
     """ "X and Y 500 mg and 400 mg respectively": the n-th dose is of the n-th drug; [] when the counts differ."""
     doses = [amount for amount in amounts if amount.kind is QuantityKind.DOSE]
     before = [drug for drug in drugs if doses and drug.end <= doses[0].start]

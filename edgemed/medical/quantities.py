@@ -19,17 +19,20 @@ from edgemed.medical.kinds import BEFORE, OLD, comparator_of, kind_of
 from edgemed.medical.mentions import QuantityKind
 from edgemed.medical.name_digits import name_at
 from edgemed.medical.numbers import NUMBER, VULGAR, WORDS, joined, value_of
+from edgemed.medical.shared_units import with_shared_units
 from edgemed.medical.unit_chains import CHAIN, symbols
 from edgemed.medical.units import CALENDAR, FORMS, SPELLINGS, SYMBOL_OF, canonical
 
-MAX_NUMBERS = 1000
+MAX_NUMBERS = 800
 """More in one text are reported as one unread rest, which bounds the time of a hostile text."""
 
 _CANDIDATE = re.compile(
     joined(
         rf"""\d+|(?<![\w.])\.(?=\d)|(?<=[=<>(] )\.(?= \d)|[{VULGAR}]
-        |\b(?:{"|".join(WORDS)}|an? (?=half\b|quarter\b|third\b|hundred\b|thousand\b|dozen\b|couple of\b)|once|twice|thrice
-        |daily|nightly|weekly|fortnightly|monthly|yearly|annually|hourly|every|each|alternate|alternating|q|qd|od|o|bds?|b|bid
+        |\b(?:{"|".join(WORDS)}|an? (?=half\b|quarter\b|third\b|hundred\b|thousand\b|dozen\b|couple of\b)|once|twice
+        |thrice
+        |daily|nightly|weekly|fortnightly|monthly|yearly|annually|hourly|every|each|alternate|alternating|q|qd|od|o
+        |bds?|b|bid
         |tid|t|tds?|qid|qds|qhs|eod|qod|e|(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)ies)\b
         |\bq(?=\d)|\bq(?=[dh]|am\b|pm\b|day\b|hour|week|month)"""
     )
@@ -37,32 +40,44 @@ _CANDIDATE = re.compile(
 _DIGIT_STARTS = frozenset("0123456789." + VULGAR)
 _NUMBER = re.compile(NUMBER)
 _ADJECTIVE = joined(
-    r"""(?:(?:more|further|full|additional|extra|whole|consecutive|successive|straight|complete|completed|level|heaped|large|small
-    |oral|single|separate|divided|equal|standard|calendar|adult|paediatric|pediatric|rescue|solid|short|other|entire|long|crushed
+    r"""(?:(?:more|further|full|additional|extra|whole|consecutive|successive|straight|complete|completed|level|heaped
+        |large|small
+    |oral|single|separate|divided|equal|standard|calendar|adult|paediatric|pediatric|rescue|solid|short|other|entire
+    |long|crushed
     |metered|booster|loading|equally divided|different|intravenous|iv|intact|film-coated)[ ])"""
 )
+_DESCRIBED = "|".join(word for symbol in (*CALENDAR, *FORMS) for word in SPELLINGS[symbol] if len(word) > 2)
 _UNIT = re.compile(
-    rf"(?:[ \u2009]?- ?|[ \u2009]{{0,2}}|\n)(?:{_ADJECTIVE}(?={'|'.join(word for symbol in (*CALENDAR, *FORMS) for word in SPELLINGS[symbol] if len(word) > 2)}))?(?P<chain>{CHAIN})"
+    joined(
+        rf"""(?:\+(?= ?[a-z]))?(?:[ \u2009]?- ?|[ \u2009]{{0,2}}|\n)
+        (?:{_ADJECTIVE}(?={_DESCRIBED}))?(?P<chain>{CHAIN})"""
+    )
 )
 _SPREAD = re.compile(rf"(?: ?\+ ?/ ?- ?| ?± ?| ?\+- ?)(?:{NUMBER})")
 _JOIN = re.compile(
-    r"(?P<to> ?- ?| to | up to |, up to | through | till | until |-to-| ?~ ?)|(?P<or>,? or |-or-| ?/ ?(?=\d)| and/or )|(?P<and> and | & )"
+    r"(?P<to> ?- ?| to | up to |, up to | through | till | until |-to-| ?~ ?)|(?P<or>,? or "
+    r"|-or-| ?/ ?(?=\d)| and/or )|(?P<and> and | & )"
 )
 _BETWEEN = re.compile(r"\b(?:between|from|ranging|range[sd]?)(?: the)?(?: ages?| age)?(?: of| from| between)? ?$")
 _CHANGED = re.compile(
-    r"\b(?:increas|rais|ris|rose|fell|fall|drop|went|chang|switch|lower|taper|decreas|reduc|improv|titrat|mov|step)\w*\b"
+    r"\b(?:increas|rais|ris|rose|fell|fall|drop|went|chang|switch|lower|taper|decreas|reduc|improv|titrat|mov"
+    r"|step)\w*\b"
     r"[^.;]{0,40}\bfrom(?: [a-z]+){0,2} ?$"
 )
 _NOT_HIGH = re.compile(r"[:/]\d|,\d{3},| ?(?:in|of) \d")
 _NO_UNIT_FOLLOWS = re.compile(r" in \d+ ?(?:ml|l)\b")
 _ONE_COUNTS = re.compile(
-    r"(?!-year| (?:of|or|and|that|who|which|is|was|has|had|can|may|should|could|would|will|to|in|at|on|for|with|by|as|from|another|must"
-    r"|needs?|should|does|did|do|the|a|an|i|you|we|they|it|side|hand|way|reason|thing|more|such|day|time|if|when|where|be|are|were)\b)"
+    r"(?!-year| (?:of|or|and|that|who|which|is|was|has|had|can|may|should|could|would|will|to|in|at|on|for|with|by|as"
+    r"|from|another|must"
+    r"|needs?|should|does|did|do|the|a|an|i|you|we|they|it|side|hand|way|reason|thing|more|such|day|time|if|when"
+    r"|where|be|are|were)\b)"
     r" [a-z]{3,}"
 )
 _ONE_BEFORE = re.compile(
     r"\b(?:the|this|that|no|any|every|each|which|another|some|new|other|right|wrong|only the|good|little|loved|old) $"
 )
+_OF_MASS = re.compile(r"(?:g|mg|mcg|ng|mL|L|IU|mmol|mEq)\b|%")
+_DAYS_AND_HOURS = {("min", "day"): Fraction(1440), ("day", "min"): Fraction(1, 1440)}
 _NOUN = re.compile(r" [a-z]{3,}")
 _OF_STRONG_FORM = re.compile(
     rf" ?(?:of )?(?:an? |the )?{NUMBER}[ -]?(?:mg|mcg|µg|g|grams?|milligrams?|micrograms?)(?: \([a-z ]+\))?[ -]"
@@ -106,7 +121,7 @@ def amounts_of(
         elif outcome:
             found += outcome
             done = outcome[-1].end
-    return special_quantities.with_shared_units(plain, found), unread
+    return with_shared_units(plain, found), unread
 
 
 def _after_drug(plain: str, start: int, drug_ends: Collection[int]) -> bool:
@@ -136,7 +151,9 @@ class _Reader:
             special = special_quantities.special_at(plain, start, before, after_drug=self.after_drug)
             if special is not None:
                 return [replace(special, comparator=self._comparator(special))]
-        elif (decade := special_quantities.decade_at(plain, start, before)) is not None:
+        elif ratio := special_quantities.word_ratio_at(plain, start):
+            return [ratio]
+        elif (decade := special_quantities.decade_at(plain, start)) is not None:
             return [decade]
         elif times := times_alone(plain, start):
             value = Fraction(times[1])
@@ -179,10 +196,10 @@ class _Reader:
         if join["or"] and (chain or high - low != 1 or low.denominator != 1) and not high < 1:
             return None
         end = match.end()
-        if (spread := _SPREAD.match(plain, end)) is not None:
-            return None if not chain else None if spread else None
+        if _SPREAD.match(plain, end):
+            return None
         unit = _UNIT.match(plain, end)
-        if chain and not unit:
+        if (chain and not unit) or (join["or"] and unit and _OF_MASS.match(symbols(unit["chain"]))):
             return None
         if unit:
             end = unit.end()
@@ -211,9 +228,7 @@ class _Reader:
         amount = self._kinded(low, high, last, end)
         if chain and symbols(chain) != symbols(last):
             lower = self._kinded(low, low, chain, end)
-            scale = {("min", "day"): 1440, ("day", "min"): Fraction(1, 1440)}.get(
-                (lower.unit, amount.unit), Fraction(1)
-            )
+            scale = _DAYS_AND_HOURS.get((lower.unit, amount.unit), Fraction(1))
             if lower.unit != amount.unit and scale == 1:
                 return None
             amount = replace(amount, low=lower.low, high=amount.high * scale, unit=lower.unit)
@@ -258,7 +273,8 @@ class _Reader:
             low, high, name = (low - 32) * 5 / 9, (high - 32) * 5 / 9, "°C"
         if special_quantities.is_negative(plain, before, unit, end):
             low, high, start = -low, -high if high == low else high, start - 1
-        return Amount(kind, low, high, name, start, end, comparator_of(before, plain, end, kind))
+        more = "+" in plain[self.start : end] and low == high and unit and "/" not in plain[self.start : end]
+        return Amount(kind, low, high, name, start, end, ">=" if more else comparator_of(before, plain, end, kind))
 
 
 __all__ = ["FORMS", "SPELLINGS", "Amount", "Unread", "amounts_of"]

@@ -1,13 +1,11 @@
-"""Numbers with a form of their own: 120/80, 1:1000, "1 in 4", 5/7, 45M, "in her sixties"; and units that lists share."""
+"""Numbers with a form of their own: 120/80, 1:1000, "1 in 4", 5/7, 45M, 34+2 weeks, "in her sixties"."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from fractions import Fraction
 
 from edgemed.medical.amounts import Amount
-from edgemed.medical.kinds import BEFORE, kind_of
 from edgemed.medical.mentions import QuantityKind
 from edgemed.medical.numbers import NUMBER, TENS, joined, value_of
 from edgemed.medical.unit_chains import CHAIN
@@ -15,7 +13,8 @@ from edgemed.medical.unit_chains import CHAIN
 _COURSE = re.compile(r"(?P<n>\d{1,2}) ?/ ?(?P<of>7|52|12)(?![\d/]|\.\d)(?! ?(?:mm|mg|ml|mcg|g)\b)")
 _COURSE_UNIT = {"7": ("day", 1), "52": ("day", 7), "12": ("month", 1)}
 _COURSE_BEFORE = re.compile(
-    r"(?:\bx|\bfor|\bin|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc|\bevery|\bage[d]?|\bage of|;|,) ?:?$"
+    r"(?:\bx|\bfor|\bin|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc|\bevery|\bage[d]?|\bage of|;"
+    r"|,) ?:?$"
 )
 _COURSE_AFTER = re.compile(
     r" ?(?:ago|old|hx|h/o|history|of |later|course|supply|baby|infant|boy|girl|male|female|m\b|f\b)"
@@ -25,7 +24,8 @@ _COURSE_TIME = re.compile(
 )
 _PRESSURE = re.compile(
     joined(
-        r"""(?P<high>\d{2,3})(?: ?- ?\d{2,3})? ?(?:/| over ) ?(?P<low>\d{2,3})(?: ?- ?\d{2,3})?(?![\d/]|[.,]\d)(?: ?mm ?hg)?
+        r"""(?P<high>\d{2,3})(?: ?- ?\d{2,3})? ?(?:/| over ) ?(?P<low>\d{2,3})(?: ?- ?\d{2,3})?(?![\d/]
+            |[.,]\d)(?: ?mm ?hg)?
         (?! ?(?:m?g|mcg|g|ml|iu|µg|ug|tab|units?|years|days|weeks)\b)"""
     )
 )
@@ -53,6 +53,9 @@ _AGE_SHORT = re.compile(
 _PERSON_BEFORE = re.compile(r"(?:^|[,(:;\n-]|\ba|\bpt|\bpatient|\bthis|\ban|\bfor a|\. ) ?$")
 _AFTER_SEX = re.compile(r"(?:^|[^a-z/])[mf] ?/ ?$|(?:^|[,(] ?)[mf],? ?$")
 _AGE_UNIT = {"y": 12, "yr": 12, "yrs": 12, "m": 1, "mo": 1, "mth": 1, "w": 7, "wk": 7, "d": 1}
+_GESTATION = re.compile(
+    r"(?P<n>[1-4]\d)(?: ?\+ ?(?P<days>[0-6])(?!\d))?(?P<weeks> ?/ ?40(?!\d)|(?<=\+\d) ?(?:weeks?|wks?|w)\b)?"
+)
 _AGES = re.compile(r"(?P<n>\d{1,3})'?s\b")
 _DECADE_BEFORE = re.compile(
     r"\b(?:his|her|their|your|my|our|the|in|early|mid|late|to|and|or)[ -]?(?:early|mid|late)?[ -]?$"
@@ -61,14 +64,15 @@ _GROUP_BEFORE = re.compile(r"\b(?:under|over|above|below)[ -]$")
 _DECADE = rf"(?:{'|'.join(ten[:-1] for ten in TENS)})ies"
 _DECADES = re.compile(rf"(?P<low>{_DECADE})(?: (?:or|to|and|through) (?P<high>{_DECADE}))?")
 _NEGATIVE_BEFORE = re.compile(
-    r"\b(?:z-?scores?|score|sd|excess|be|whz|waz|haz|wfh|wfa|wfl|temperature|at|of|is|below|than|to|was|under|[<>=:]) ?-$"
+    r"\b(?:z-?scores?|score|sd|excess|be|whz|waz|haz|wfh|wfa|wfl|temperature|at|of|is|below|than|to|was|under"
+    r"|[<>=:]) ?-$"
 )
 _NEGATIVE_AFTER = re.compile(r" ?(?:sds?\b|s\.d\.?|z\b|z-?score|standard deviation)")
 
 
 def special_at(plain: str, start: int, before: str, *, after_drug: bool) -> Amount | None:
     """A course, blood pressure, ratio or short age that begins with the digits at this place."""
-    if (age := _age(plain, start, before)) is not None:
+    if (age := _gestation(plain, start) or _age(plain, start, before)) is not None:
         return age
     if (match := _COURSE.match(plain, start)) and (course := _course(plain, match, before)):
         return course
@@ -87,7 +91,13 @@ def special_at(plain: str, start: int, before: str, *, after_drug: bool) -> Amou
     return None
 
 
-def decade_at(plain: str, start: int, before: str) -> Amount | None:
+def word_ratio_at(plain: str, start: int) -> Amount | None:
+    """ "one in four"."""
+    match = _RATIO.match(plain, start)
+    return _ratio(match, start) if match else None
+
+
+def decade_at(plain: str, start: int) -> Amount | None:
     """ "fifties or sixties" as an age of 50 to 69 years."""
     match = _DECADES.match(plain, start)
     if match is None:
@@ -135,6 +145,15 @@ def _age(plain: str, start: int, before: str) -> Amount | None:
     return _age_amount(value, value, 12, start, match.end("n"))
 
 
+def _gestation(plain: str, start: int) -> Amount | None:
+    """ "34+2 weeks", "39 + 4", "GA 36/40": weeks and days of pregnancy."""
+    match = _GESTATION.match(plain, start)
+    if match is None or not (match["weeks"] or match["days"]):
+        return None
+    days = Fraction(7 * int(match["n"]) + int(match["days"] or 0))
+    return Amount(QuantityKind.AGE, days, days, "day", start, match.end())
+
+
 def _course(plain: str, match: re.Match[str], before: str) -> Amount | None:
     after = _COURSE_AFTER.match(plain, match.end())
     if match["of"] == "12" and not after and not _COURSE_BEFORE.search(before):
@@ -164,68 +183,3 @@ def _ratio(match: re.Match[str], start: int) -> Amount | None:
     ):
         return None
     return _measure(low, high, "ratio", start, match.end())
-
-
-_LIST = re.compile(
-    r"(?:, ?| ,? ?| ?/ ?|,? and |,? or | & |,? then |,? plus | vs\.? | versus |-| to | ?; ?| and then )?"
-)
-_WRITTEN = {"min": "h"}
-_BY = re.compile(r" ?(?:x|by) ?")
-_LENDERS = (QuantityKind.DOSE, QuantityKind.AGE, QuantityKind.DURATION, QuantityKind.TIME, QuantityKind.WEIGHT)
-_LENT_MEASURES = re.compile(r"%|/|°|mm|kcal|mmHg|kPa")
-
-
-def with_shared_units(plain: str, found: list[Amount]) -> list[Amount]:
-    """The amounts, each bare number of a list with the unit of its neighbour: "2, 4 and 6 months", "days 1, 8 and 15"."""
-    for place in range(len(found) - 2, -1, -1):
-        left, right = found[place], found[place + 1]
-        if _is_bare(plain, left) and right.unit and _lends(plain[left.end : right.start], right):
-            factor = _factor(plain, right) / (12 if left.kind is QuantityKind.AGE else 1)
-            found[place] = replace(
-                left, kind=right.kind, unit=right.unit, low=left.low * factor, high=left.high * factor
-            )
-            if right.kind in (QuantityKind.DURATION, QuantityKind.TIME):
-                kind = kind_of(
-                    _WRITTEN.get(right.unit, right.unit),
-                    0,
-                    plain[max(0, left.start - BEFORE) : left.start],
-                    plain,
-                    right.end,
-                )
-                found[place : place + 2] = [replace(found[place], kind=kind), replace(right, kind=kind)]
-    for place in range(1, len(found)):
-        left, right = found[place - 1], found[place]
-        is_day = (
-            left.kind is QuantityKind.TIME and left.unit in ("day", "month", "min") and plain[left.end - 1].isdigit()
-        )
-        if (
-            is_day
-            and _is_bare(plain, right)
-            and re.fullmatch(r", ?|,? and |,? or | & | ?/ ?", plain[left.end : right.start])
-        ):
-            factor = _factor(plain, left)
-            found[place] = replace(
-                right, kind=left.kind, unit=left.unit, low=right.low * factor, high=right.high * factor
-            )
-    return found
-
-
-def _is_bare(plain: str, amount: Amount) -> bool:
-    if amount.kind is QuantityKind.AGE:
-        return plain[amount.end - 1].isdigit()
-    return amount.unit == "" and amount.kind in (QuantityKind.COUNT, QuantityKind.MEASURE, QuantityKind.DOSE)
-
-
-def _lends(between: str, right: Amount) -> bool:
-    if _BY.fullmatch(between):
-        return right.unit == "mm"
-    if not between.strip(" ") or not _LIST.fullmatch(between):
-        return False
-    return right.kind in _LENDERS or bool(_LENT_MEASURES.search(right.unit))
-
-
-def _factor(plain: str, amount: Amount) -> Fraction:
-    """What one of the amount's unit as written is in its canonical unit."""
-    number = re.compile(NUMBER).match(plain, amount.start)
-    value = value_of(number[0]) if number else None
-    return amount.low / value if value else Fraction(1)

@@ -11,7 +11,7 @@ from edgemed.medical.units import CALENDAR, SPELLINGS, SYMBOL_OF
 
 def _any_of(symbols: frozenset[str] | set[str]) -> str:
     words = [word for symbol in symbols for word in SPELLINGS[symbol]]
-    return "(?:" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + ")"
+    return "(?:" + "|".join(re.escape(word) for word in sorted(words, key=lambda word: (-len(word), word))) + ")"
 
 
 _END = r"(?![a-z0-9µ²³])"
@@ -24,6 +24,7 @@ _DIVISOR = _any_of(_DIVISORS) + _END
 _NUMBERED_DIVISOR = rf"{NUMBER}[ -]?{_any_of(_NUMBERED)}{_END}"
 _ONE_DAY = r"(?:(?:24|twenty[ -]?four)[ -]?(?:hours?|hrs?|h)|one day|a day)\b"
 _BODY = r"(?: ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass)|bw\b|b\.w\.))?"
+_SALT = r"(?: (?:of )?(?!per\b)[a-z]{2,14}(?= ?/ ?kg\b))?"
 _PER = joined(
     rf"""(?:
     (?: ?/ ?| per | per|/each )(?:{_NUMBERED_DIVISOR}|{_ONE_DAY}(?: period)?|{_DIVISOR}){_BODY}
@@ -38,7 +39,7 @@ CHAIN = joined(
     rf"""(?:
     {CALENDAR_UNIT}
     |(?:mg|gms?|g) ?%
-    |{UNIT}{_BODY}{_PER}*
+    |{UNIT}{_SALT}{_BODY}{_PER}*
     |[bc]\.?p\.?m{_END}
     |(?:/ ?|per ){_DIVISOR}{_PER}?
     )"""
@@ -52,6 +53,7 @@ _INVERSE = re.compile(
     r"(?P<unit>kg|min|hr?|day|d|ml|dl|l|g|mmol|s|m)(?: ?\( ?- ?[12] ?\)| ?\^? ?- ?[12](?!\d)|\u207b[¹²])"
 )
 _BODY_WORDS = re.compile(r" ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass)|bw\b|b\.w\.)")
+_SALT_WORDS = re.compile(r"^(\w+) (?:of )?(?!per\b)[a-z]{2,14}(?= ?/ ?kg\b)")
 _FIRST = re.compile(UNIT)
 _DAY = re.compile(_ONE_DAY + "(?: period)?")
 _COUNTED = re.compile(rf"(?P<number>{NUMBER})[ -]?(?P<unit>{UNIT})")
@@ -60,7 +62,7 @@ _COUNTED = re.compile(rf"(?P<number>{NUMBER})[ -]?(?P<unit>{UNIT})")
 @lru_cache(maxsize=4096)
 def symbols(chain: str) -> str:
     """A match of CHAIN in the symbols of units.py: "mg per kg per day" as "mg/kg/day"; "" for an empty one."""
-    text = _BODY_WORDS.sub("", chain)
+    text = _SALT_WORDS.sub(r"\1", _BODY_WORDS.sub("", chain), count=1)
     if text in ("bpm", "b.p.m", "cpm", "bp.m"):
         return "/min"
     if text.endswith("%") and len(text) > 1:

@@ -1,0 +1,91 @@
+"""Numbers of a list that share one unit: "2, 4 and 6 months", "300/150 mg", "days 1, 8 and 15", "6 x 4 cm"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from fractions import Fraction
+
+from edgemed.medical.amounts import Amount
+from edgemed.medical.kinds import BEFORE, kind_of
+from edgemed.medical.mentions import QuantityKind
+from edgemed.medical.numbers import NUMBER, value_of
+
+_LIST = re.compile(r" ?[,;/-]? ?(?:(?:and then|and|or|then|plus|vs\.?|versus|to|&) )?")
+_COMMA = re.compile(r", ?| , | ?; ?|-")
+_DAY_LIST = re.compile(r" ?[,/]? ?(?:(?:and|or|&) )?")
+_BY = re.compile(r" ?(?:x|by) ?")
+_LENDERS = (QuantityKind.DOSE, QuantityKind.AGE, QuantityKind.DURATION, QuantityKind.TIME, QuantityKind.WEIGHT)
+_LENT_MEASURES = re.compile(r"%|/|°|mm|kcal|mmHg|kPa")
+_WRITTEN = {"min": "h"}
+
+
+def with_shared_units(plain: str, found: list[Amount]) -> list[Amount]:
+    """The amounts in order, each bare number of a list with the unit of the neighbour that has one."""
+    place = len(found) - 1
+    while place > 0:
+        first = place
+        while first > 0 and _borrows(plain, found[first - 1], found[first], found[place]):
+            found[first - 1] = _lent(found[first - 1], found[place], _factor(plain, found[place]))
+            first -= 1
+        if first < place and found[place].kind in (QuantityKind.DURATION, QuantityKind.TIME):
+            _give_kind(plain, found, first, place)
+        place = first - 1 if first < place else place - 1
+    for place in range(1, len(found)):
+        left, right = found[place - 1], found[place]
+        if _is_numbered_day(plain, left) and _is_bare(plain, right):
+            between = plain[left.end : right.start]
+            if between.strip(" ") and _DAY_LIST.fullmatch(between):
+                found[place] = _lent(right, left, _factor(plain, left))
+    return found
+
+
+def _borrows(plain: str, left: Amount, right: Amount, lender: Amount) -> bool:
+    if not lender.unit or not _is_bare(plain, left):
+        return False
+    between = plain[left.end : right.start]
+    if _BY.fullmatch(between):
+        return lender.unit == "mm"
+    if not between.strip(" ") or not _LIST.fullmatch(between):
+        return False
+    if lender.kind in _LENDERS:
+        return True
+    if left.kind is QuantityKind.MEASURE and (_COMMA.fullmatch(between) or left.comparator != lender.comparator):
+        return False
+    return bool(_LENT_MEASURES.search(lender.unit))
+
+
+def _lent(bare: Amount, lender: Amount, factor: Fraction) -> Amount:
+    factor /= 12 if bare.kind is QuantityKind.AGE else 1
+    return replace(bare, kind=lender.kind, unit=lender.unit, low=bare.low * factor, high=bare.high * factor)
+
+
+def _give_kind(plain: str, found: list[Amount], first: int, last: int) -> None:
+    """The words before a list of times say what all of it is."""
+    start = found[first].start
+    unit = _WRITTEN.get(found[last].unit, found[last].unit)
+    kind = kind_of(unit, 0, plain[max(0, start - BEFORE) : start], plain, found[last].end)
+    for place in range(first, last + 1):
+        found[place] = replace(found[place], kind=kind)
+
+
+def _is_numbered_day(plain: str, amount: Amount) -> bool:
+    """Whether it is of "days 1, 8 and 15", where the unit stands before the number."""
+    in_days = amount.kind is QuantityKind.TIME and amount.unit in ("day", "month", "min")
+    return in_days and plain[amount.end - 1].isdigit()
+
+
+def _is_bare(plain: str, amount: Amount) -> bool:
+    if amount.kind is QuantityKind.AGE:
+        return amount.unit == "month" and amount.low % 12 == 0 and plain[amount.end - 1].isdigit()
+    return amount.unit == "" and amount.kind in (QuantityKind.COUNT, QuantityKind.MEASURE, QuantityKind.DOSE)
+
+
+def _factor(plain: str, amount: Amount) -> Fraction:
+    """What one of the amount's unit as written is in its canonical unit."""
+    number = _NUMBER.match(plain, amount.start)
+    value = value_of(number[0]) if number else None
+    return amount.low / value if value else Fraction(1)
+
+
+_NUMBER = re.compile(NUMBER)
