@@ -1,0 +1,256 @@
+"""Words of a text and phrases found among them: the matcher under question categories and danger signs.
+
+A phrase is a line of words: `snake bite`. A word that ends in `*` stands for all that begin so (`convuls*`), a `*` alone
+for up to four words, a `?` alone for up to one, `#` for a number, `{year}` for a number from 1930 to 2039, and `^` before the first word binds it to
+the start of a clause. Hyphens and slashes between words are blanks; a phrase never reaches across a comma or a full stop.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+GAP = 4
+"""Most words that a `*` alone stands for."""
+_GAPS = {"*": GAP, "?": 1}
+MENDED_WORDS = 400
+"""So many unknown words of a text are compared with the known ones letter by letter; bounds the time."""
+_MENDABLE = 7  # letters: shorter words have too many neighbours
+
+_JOINED = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:'[^\W\d_]+)*|%")
+_SPLIT = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|%")
+_BREAK = re.compile(r"[!?;\n\r\u061f\u3002]|\.(?=\s|\.|$)|[,:()\[\]\u2026]|\s[-/]\s")
+_CLAUSE_BREAKS = ",:()[]\u2026-/ \t"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a plain text, each with its place, sentence and clause."""
+
+    forms: list[str]
+    starts: list[int]
+    ends: list[int]
+    sentences: list[int]
+    clauses: list[int]
+
+    def __len__(self) -> int:
+        return len(self.forms)
+
+
+def words_of(plain: str, *, joins: bool = True, clause_words: frozenset[str] = frozenset()) -> Words:
+    """The words of a plain text (`reading.read`); linear.
+
+    `joins`: "can't" is the one word "cant" (English); else "l'enfant" is two words (French).
+    A word of `clause_words` ("but") begins a clause.
+    """
+    words = Words([], [], [], [], [])
+    sentence = clause = end = 0
+    for match in (_JOINED if joins else _SPLIT).finditer(plain):
+        start = match.start()
+        form = match.group().replace("'", "")
+        if start - end > 1 or (end and plain[end] not in " -/'"):
+            rank = _break_between(plain, end, start) if words.forms else 0
+            if rank == 2 and plain[end] == "." and len(words.forms[-1]) == 1 and words.forms[-1].isalpha():
+                rank = 0  # "y.o. with fever"
+            sentence += rank == 2
+            clause += rank > 0
+        clause += form in clause_words
+        end = match.end()
+        words.forms.append(form)
+        words.starts.append(start)
+        words.ends.append(end)
+        words.sentences.append(sentence)
+        words.clauses.append(clause)
+    return words
+
+
+def _break_between(plain: str, start: int, end: int) -> int:
+    """2 when a sentence ends between two words, 1 when a clause does, else 0."""
+    rank = 0
+    for match in _BREAK.finditer(plain, start, min(end, start + 40)):
+        if match.group()[0] not in _CLAUSE_BREAKS:
+            return 2
+        rank = 1
+    return 2 if end - start > 40 else rank
+
+
+@dataclass(slots=True)
+class _Node:
+    """A state of the matcher: what may follow, and which values end here."""
+
+    then: dict[str, _Node] = field(default_factory=dict)
+    gaps: dict[int, _Node] = field(default_factory=dict)
+    values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A phrase found at words[start:end], with the number of its value."""
+
+    start: int
+    end: int
+    value: int
+
+
+class Phrases:
+    """A matcher of many phrases, each with a number (its value); several phrases may share one."""
+
+    def __init__(
+        self,
+        phrases: Mapping[str, Iterable[int]],
+        *,
+        joins: bool = True,
+        number_words: Iterable[str] = (),
+        not_typos: Iterable[str] = (),
+        gap_stops: Iterable[str] = (),
+    ) -> None:
+        """`gap_stops`: words that no `*` or `?` skips, such as "not"."""
+        self._root = _Node()
+        self._gap_stops = frozenset(gap_stops)
+        self._numbers = frozenset(number_words)
+        self._joins = joins
+        self._literals: set[str] = set()
+        self._stems: dict[str, str] = {}
+        for phrase, values in phrases.items():
+            self._add(phrase, tuple(values))
+        self._stem_lengths = sorted({len(stem) for stem in self._stems})
+        self._not_typos = frozenset(not_typos)
+        self._deletes: dict[str, tuple[str, ...]] = {}
+        for word in (*self._literals, *self._stems):
+            if len(word) >= _MENDABLE and word.isalpha():
+                for shorter in _deletes(word):
+                    self._deletes[shorter] = (*self._deletes.get(shorter, ()), word)
+
+    def _add(self, phrase: str, values: tuple[int, ...]) -> None:
+        node = self._root
+        for symbol in phrase_symbols(phrase, joins=self._joins):
+            if symbol in _GAPS:
+                node = node.gaps.setdefault(_GAPS[symbol], _Node())
+                continue
+            if symbol.endswith("*"):
+                self._stems[symbol[:-1]] = symbol
+            elif symbol not in ("^", "#", "{year}"):
+                self._literals.add(symbol)
+            node = node.then.setdefault(symbol, _Node())
+        if node is self._root:
+            raise ValueError(f"the phrase {phrase!r} holds no word")
+        node.values = (*node.values, *(value for value in values if value not in node.values))
+
+    def symbols_of(self, words: Words, *, mend: bool = False) -> list[tuple[str, ...]]:
+        """For each word, what it is to this matcher: itself, stems, a number; () for an unknown word."""
+        known: dict[str, tuple[str, ...]] = {}
+        mended = 0
+        for form in words.forms:
+            if form in known:
+                continue
+            symbols = self._symbols(form)
+            if mend and not symbols and len(form) >= _MENDABLE - 1 and mended < MENDED_WORDS:
+                mended += 1
+                symbols = self._mended(form)
+            known[form] = symbols
+        return [known[form] for form in words.forms]
+
+    def _symbols(self, form: str) -> tuple[str, ...]:
+        stems = [self._stems[form[:n]] for n in self._stem_lengths if n <= len(form) and form[:n] in self._stems]
+        number = ("#",) if form[0].isdigit() or form in self._numbers else ()
+        year = ("{year}",) if len(form) == 4 and "1930" <= form <= "2039" else ()
+        return (*((form,) if form in self._literals else ()), *stems, *number, *year)
+
+    def _mended(self, form: str) -> tuple[str, ...]:
+        """The known words one slip of the finger away from an unknown one, with the same first letter."""
+        if form in self._not_typos:
+            return ()
+        heads = {form, *(form[: n + more] for n in self._stem_lengths if n >= _MENDABLE for more in (-1, 0, 1))}
+        found: dict[str, None] = {}
+        for head in heads:
+            for shorter in (head, *_deletes(head)):
+                for word in self._deletes.get(shorter, ()):
+                    whole = word in self._literals and head == form
+                    if word[0] == form[0] and (whole or word in self._stems) and one_slip(head, word):
+                        found[word if whole else self._stems[word]] = None
+        return tuple(found)
+
+    def find(self, words: Words, *, mend: bool = False) -> list[Found]:
+        """All phrases at all places, by their start; linear in the number of words."""
+        symbols = self.symbols_of(words, mend=mend)
+        return [found for start, known in enumerate(symbols) if known for found in self._at(start, words, symbols)]
+
+    def _at(self, start: int, words: Words, symbols: list[tuple[str, ...]]) -> Iterator[Found]:
+        clauses, n_words = words.clauses, len(symbols)
+        clause = clauses[start]
+        begins = start == 0 or clauses[start - 1] != clause
+        states = [(self._root, start)]
+        if begins and "^" in self._root.then:
+            states.append((self._root.then["^"], start))
+        ends: set[tuple[int, int]] = set()
+        while states:
+            node, place = states.pop()
+            for value in node.values:
+                ends.add((place, value))
+            if place >= n_words or clauses[place] != clause:
+                continue
+            for symbol in symbols[place]:
+                if (after := node.then.get(symbol)) is not None:
+                    states.append((after, place + 1))
+            for most, after in node.gaps.items():
+                states.append((after, place))
+                for skipped in range(place, min(place + most, n_words - 1)):
+                    if words.forms[skipped] in self._gap_stops:
+                        break
+                    states.append((after, skipped + 1))
+        return (Found(start, end, value) for end, value in sorted(ends))
+
+    def longest(self, words: Words) -> list[Found]:
+        """The leftmost longest phrases, none over another; all values of each."""
+        kept: list[Found] = []
+        free = 0
+        symbols = self.symbols_of(words)
+        for start, known in enumerate(symbols):
+            if start < free or not known:
+                continue
+            found = list(self._at(start, words, symbols))
+            if found:
+                free = max(each.end for each in found)
+                kept.extend(each for each in found if each.end == free)
+        return kept
+
+
+def phrase_symbols(phrase: str, *, joins: bool = True) -> list[str]:
+    """The symbols of a phrase of a language file: words as a text's words are cut, stems, `*`, `#`, `{year}`, `^`."""
+    symbols: list[str] = []
+    pattern = _JOINED if joins else _SPLIT
+    for piece in phrase.split():
+        if piece.startswith("^"):
+            symbols.append("^")
+            piece = piece[1:]
+        if piece in ("*", "?", "#", "{year}"):
+            symbols.append(piece)
+            continue
+        stem = piece.endswith("*")
+        forms = [match.group().replace("'", "") for match in pattern.finditer(piece)]
+        if stem and forms:
+            forms[-1] += "*"
+        symbols.extend(forms)
+    return symbols
+
+
+def _deletes(word: str) -> Iterator[str]:
+    return (word[:place] + word[place + 1 :] for place in range(len(word)))
+
+
+def one_slip(one: str, other: str) -> bool:
+    """Whether one letter too many, too few, wrong, or two letters exchanged make one word the other."""
+    if abs(len(one) - len(other)) > 1:
+        return False
+    if len(one) > len(other):
+        one, other = other, one
+    same = 0
+    while same < len(one) and one[same] == other[same]:
+        same += 1
+    if len(one) < len(other):
+        return one[same:] == other[same + 1 :]
+    rest_one, rest_other = one[same:], other[same:]
+    return rest_one[1:] == rest_other[1:] or (
+        len(rest_one) > 1 and rest_one[:2] == rest_other[1::-1] and rest_one[2:] == rest_other[2:]
+    )
