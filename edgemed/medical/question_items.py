@@ -19,10 +19,11 @@ _WORD = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|[^\W_]+|[^\w\s]|_")
 _WORD_KINDS = frozenset([TermKind.ACTION, TermKind.RELATION, TermKind.SEVERITY])
 """Terms of these kinds mean what their words mean: "again" is not "second dose"."""
 _SILENT = frozenset(".,;:()[]{}\"'!?-_*\u2026")
+_CLITICS = frozenset(["s", "ve", "re", "m", "ll", "d"])
 _STOPS = frozenset(".?!;:,")
 _AFTER_END = _STOPS | {"for", "in", "when", "if"}
 _SHORTENED = {"ca": "can", "wo": "will", "sha": "shall"}
-_AROUND_AGE = frozenset("old of age aged years year months month weeks week".split())  # noqa: SIM905
+_AROUND_PERSON = frozenset("old of age aged weighing weight weigh".split())  # noqa: SIM905
 _COMPARING = frozenset(
     "under over below above less more than at least most up to about around approximately approx roughly younger older "  # noqa: SIM905
     "lighter heavier aged age ages of exceeding between from".split()
@@ -87,6 +88,8 @@ def _placed(reading: Reading, entities: Entities, lexicon: Lexicon) -> list[Item
         if term.kind in _WORD_KINDS:
             continue
         start, end = place_of(term.start), place_of(term.end)
+        if end - start < 2:  # a letter alone names nothing for sure
+            continue
         value = value_of_term(term.kind, term.name, reading.plain[start:end], lexicon)
         item = items.setdefault((start, end), Item("term", value, start, end))
         _add_term(item, term, value)
@@ -140,7 +143,7 @@ def _with_phrases(
             place += 1
         here = placed[place] if place < len(placed) and placed[place].start < token.end else None
         phrase, last = _phrase(tokens, index, words)
-        if phrase and _emphatic(reading, token, shouted, phrase):
+        if phrase and (_emphatic(reading, token, shouted, phrase) or _is_label(tokens, index)):
             phrase = None
         end = tokens[last].end if phrase else token.end
         if phrase and _wins(phrase, end, here, placed, place):
@@ -159,6 +162,8 @@ def _with_phrases(
             if mark := _silent_mark(plain, token):
                 items.append(Item("word", mark, token.start, token.end))
             stopped = stopped or token.text in _STOPS or token.text in "()"
+            continue
+        if token.text in _CLITICS and plain[token.start - 1 : token.start] == "'":
             continue
         items.append(Item("word", _word(reading, token, shouted), token.start, token.end, stops=stopped))
         stopped = False
@@ -211,6 +216,32 @@ def _emphatic(reading: Reading, token: _Token, shouted: bool, phrase: Phrase) ->
     return written[0].isupper()
 
 
+_BEFORE_PRONOUN = frozenset(
+    "do does did can could may might should shall must would will am have had and or if when how what which that why "  # noqa: SIM905
+    "where whether dose dosage much drug treatment often long".split()
+)
+_AFTER_PRONOUN = frozenset(
+    "am have had give use need want treat dose prescribe take start stop should can must may would could do will "  # noqa: SIM905
+    "wonder think know see was want we ve m d ll".split()
+)
+_LABELLED = frozenset(
+    "hepatitis influenza flu group type vitamin haemophilia hemophilia factor protein class stage grade plan virus "  # noqa: SIM905
+    "strain immunoglobulin child pugh category bipolar phase schedule cyclosporin amphotericin botulinum toxin".split()
+)
+
+
+def _is_label(tokens: Sequence[_Token], index: int) -> bool:
+    """True for "a" and "i" as labels: "influenza a", "stage I"; as article and pronoun they have other neighbours."""
+    word = tokens[index].text
+    before = tokens[index - 1].text if index else ""
+    if word == "a":
+        return before in _LABELLED
+    if word != "i" or not before or before in _STOPS or before in _BEFORE_PRONOUN:
+        return False
+    following = tokens[index + 1].text if index + 1 < len(tokens) else ""
+    return following not in _AFTER_PRONOUN and following != "'"
+
+
 def _silent_mark(plain: str, token: _Token) -> str:
     """What a mark says when it is glued to a word: "HIV-" is negative, "?pneumonia" is a question of the diagnosis."""
     before = plain[token.start - 1 : token.start]
@@ -240,8 +271,9 @@ def _without_comparators(items: list[Item]) -> list[Item]:
         if quantity.comparator:
             _drop_beside(items, place, -1, _COMPARING, drop)
             _drop_beside(items, place, 1, _COMPARING_AFTER, drop)
-        if quantity.kind is QuantityKind.AGE:
-            _drop_beside(items, place, 1, _AROUND_AGE, drop)
+        if quantity.kind in (QuantityKind.AGE, QuantityKind.WEIGHT):
+            _drop_beside(items, place, -1, _AROUND_PERSON, drop)
+            _drop_beside(items, place, 1, _AROUND_PERSON, drop)
     return [item for place, item in enumerate(items) if place not in drop]
 
 

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 from edgemed.medical.mentions import QuantityKind, TermKind
 from edgemed.medical.question_items import Item
-from edgemed.medical.question_words import Role
+from edgemed.medical.question_words import Role, question_words
 from edgemed.medical.what_is_asked import Asked
 
 _DRUG = frozenset([TermKind.DRUG, TermKind.DRUG_CLASS])
 _PERSON = frozenset([TermKind.AGE_BAND, TermKind.SEX, TermKind.PREGNANCY, TermKind.LACTATION])
-_FLOATING = frozenset([QuantityKind.AGE, QuantityKind.WEIGHT, QuantityKind.DOSE, QuantityKind.FREQUENCY])
+_FLOATING = frozenset([QuantityKind.AGE, QuantityKind.WEIGHT])
+_GIVEN = frozenset([QuantityKind.DOSE, QuantityKind.FREQUENCY])
+"""What a drug is given in; after a problem it may be the problem's: "vomits three times a day"."""
 _UNSAID = frozenset(["on", "about"])
 """Inside a part these are no more than a comma: "burn, on cooling"."""
 _NEUTRAL = frozenset(["for", "in", "with", "if", "when", "and", "who", "of", "about", "because of", "against"])
@@ -36,8 +38,27 @@ def order_of(asked: Asked) -> tuple[str, ...]:
     )
     if not simple:
         return ("in this order: " + " / ".join(item.name for item in asked.everything),)
-    loose = () if "dose" in asked.intents else joints
-    return tuple(sorted([f"{sort}: {' / '.join(names)}" for sort, names in parts] + list(loose)))
+    loose = [] if "dose" in asked.intents else [*joints, *_sides(asked, sorts)]
+    return tuple(sorted([f"{sort}: {' / '.join(names)}" for sort, names in parts] + loose))
+
+
+def _sides(asked: Asked, sorts: Sequence[str]) -> list[str]:
+    """What stands before an intent whose side matters, and an intent that is glued to what follows: "safe abortion"."""
+    sides: list[str] = []
+    words = question_words()
+    before: list[str] = []
+    for item, following in zip(asked.rest, [*asked.rest[1:], None], strict=True):
+        if item.role != Role.INTENT:
+            before.append(_sort_of(item))
+            continue
+        sided = words.intents[item.name].sided if words else ""
+        if sided == "always" or (sided and "drug" in sorts):
+            sides.append(
+                f"{item.name} after {' '.join(sort for sort in ('drug', 'person', 'problem') if sort in before)}"
+            )
+        elif not sided and following and not following.stops and _sort_of(following) == "problem" and not before:
+            sides.append(f"{item.name} beside")
+    return sides
 
 
 def _names_allergen(items: Sequence[Item]) -> bool:
@@ -47,18 +68,26 @@ def _names_allergen(items: Sequence[Item]) -> bool:
 
 
 def _sort_of(item: Item) -> str:
-    """Which part an item belongs to: "drug", "person" or "problem"; "" for what floats, "-" for what breaks a run."""
+    """Which part an item belongs to: "drug", "person" or "problem"; "" for what floats, "-" for what breaks a run.
+
+    "beside" goes with the part before it, "given" with a problem before it, "next" with what follows.
+    """
     if item.role == Role.INTENT:
         return "-"
     if item.quantity is not None:
-        return "" if item.quantity.kind in _FLOATING else "beside"
+        return "" if item.quantity.kind in _FLOATING else "given" if item.quantity.kind in _GIVEN else "beside"
     if item.role == Role.CONNECTOR or item.role == Role.NEGATION:
         return "next"
     if _DRUG.intersection(item.kinds):
         return "drug"
     if item.kinds and set(item.kinds) <= {TermKind.ROUTE}:
-        return ""
+        return "route"
     return "person" if _PERSON.intersection(item.kinds) else "problem"
+
+
+def _takes(item: Item, sort: str) -> bool:
+    """ "on warfarin": somebody takes it already."""
+    return sort == "drug" and item.name == "on"
 
 
 def _leads(item: Item) -> str:
@@ -77,15 +106,19 @@ class _Runs:
 
     def add(self, sort: str, item: Item) -> None:
         """An item of a part: it goes on with the last run of its sort, or begins one."""
-        if self.open and self.parts and self.parts[-1][0] == sort:
+        if self.goes_on(sort):
             self.parts[-1][1].extend(_leads(waiting) for waiting in self.waiting if waiting.name not in _UNSAID)
         else:
             self._join(sort, item)
-            kept = [waiting.name for waiting in self.waiting if waiting.role != Role.CONNECTOR]
+            kept = [waiting.name for waiting in self.waiting if waiting.role != Role.CONNECTOR or _takes(waiting, sort)]
             self.parts.append((sort, kept))
         self.parts[-1][1].append(item.name)
         self.waiting.clear()
         self.open = True
+
+    def goes_on(self, sort: str) -> bool:
+        """True when the last part is of this sort and may go on."""
+        return self.open and bool(self.parts) and self.parts[-1][0] == sort
 
     def _join(self, sort: str, item: Item) -> None:
         """Notes what stands between a drug and a problem when it is more than a comma or "for"."""
@@ -111,8 +144,14 @@ class _Runs:
 
 def _parts(items: Sequence[Item]) -> tuple[list[tuple[str, list[str]]], list[str]]:
     runs = _Runs()
-    for item in items:
+    for item, following in zip(items, [*items[1:], None], strict=True):
         sort = _sort_of(item)
+        glued = following is not None and not following.stops and not following.quantity
+        after = _sort_of(following) if glued and following else ""
+        if sort == "route":  # of the drug, unless it stands before a problem: "rectal pain"
+            sort = "problem" if after == "problem" else ""
+        elif sort == "given":
+            sort = "beside" if runs.goes_on("problem") and after != "drug" else ""
         if sort == "-":
             runs.end()
         elif sort == "next":

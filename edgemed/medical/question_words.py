@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -50,6 +50,10 @@ class Intent(Record):
     absorbs_intents: tuple[str, ...] = ()
     as_words: tuple[str, ...] = ()
     """Intents that, beside this one, only describe the problem."""
+    sided: Literal["", "always", "with a drug"] = ""
+    """When it matters whether it stands before or after what it is about."""
+    same_as: str = ""
+    """The intent that asks the same."""
 
 
 class _Words(Record):
@@ -87,7 +91,7 @@ def question_words(language: str = "en") -> QuestionWords | None:
     except ValidationError as error:
         raise UsageError(f"A list of question words is damaged: {error}.", next_step="install edgemed again") from error
     for name, intent in intents.items():
-        if unknown := {*intent.absorbs_intents, *intent.as_words} - set(intents):
+        if unknown := {*intent.absorbs_intents, *intent.as_words, intent.same_as} - {*intents, ""}:
             raise UsageError(f"lists/intents.toml: {name} names intents that are not there: {', '.join(unknown)}.")
     phrases: dict[str, Phrase | None] = {}
     groups = [

@@ -66,10 +66,15 @@ class _Work:
         self.modality: list[str] = []
 
     def intents(self) -> list[str]:
-        """The intents in their order, each once; those that another says too are left out."""
-        named = list(dict.fromkeys(item.name for item in self.items if item.role == Role.INTENT))
+        """The intents in their order, a dose once; those that another says too are left out."""
+        named = [item.name for item in self.items if item.role == Role.INTENT]
         said = {other for name in named for other in self._intent(name).absorbs_intents}
-        return [name for name in named if name not in said]
+        kept = [
+            name
+            for place, name in enumerate(named)
+            if name not in said and (name != "dose" or name not in named[:place])
+        ]
+        return [name if "dose" in kept else self._intent(name).same_as or name for name in kept]
 
     def _intent(self, name: str) -> Intent:
         return self.words.intents[name]
