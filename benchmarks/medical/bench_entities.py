@@ -309,8 +309,8 @@ def speed(data: Path | None) -> None:
 def hostile_texts() -> dict[str, str]:
     """Texts of about 100 kB that are slow for a careless pattern."""
     ordinary = " ".join(label["text"] for label in _labels("entities_own.jsonl", "dev"))
-    seeds = dict.fromkeys(
-        (
+    seeds = (
+        *(
             "7",
             "7 ",
             "1,",
@@ -322,12 +322,12 @@ def hostile_texts() -> dict[str, str]:
             "one hundred and ",
             "every ",
             "half a ",
-        )
-        + (" ", ",", "a", "no fever, ", "mg/kg/", "per ", "up to ", "amoxicillin ", "e\u0301", "\ud800", "1 000 ")
-        + ("\u0623\u0643\u0644 5 \u0645\u0644 ", "1/2/20 ", "three times a ", "(", "5 mg and ", "x 5 ", "a.b.c. ")
+        ),
+        *(" ", ",", "a", "no fever, ", "mg/kg/", "per ", "up to ", "amoxicillin ", "e\u0301", "\ud800", "1 000 "),
+        *("\u0623\u0643\u0644 5 \u0645\u0644 ", "1/2/20 ", "three times a ", "(", "5 mg and ", "x 5 ", "a.b.c. "),
     )
-    seeds = {repr(seed): seed for seed in seeds} | {"ordinary text": ordinary}
-    return {name: (seed * (100_000 // len(seed) + 1))[:100_000] for name, seed in seeds.items()}
+    named = {repr(seed): seed for seed in seeds} | {"ordinary text": ordinary}
+    return {name: (seed * (100_000 // len(seed) + 1))[:100_000] for name, seed in named.items()}
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def _of_digits(text: str, scale: Fraction) -> Fraction:
 def _of_words(text: str) -> Fraction:
     words = [word for word in re.split(r"[ -]+", text) if word not in ("of", "the", "and", "a", "an")]
     if len(words) > 1 and words[-1] == "one":  # "half of one tablet"
-        words = words[:-1] if words[-2][:3] in _PART_VALUE and words[-2] not in ONES else words
+        words = words[:-1] if words[-2].startswith(("half", "third", "quarter", "fourth", "fifth")) else words
     total, current = Fraction(0), Fraction(0)
     for word in words:
         if word in ONES or word in TENS:

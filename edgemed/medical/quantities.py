@@ -23,7 +23,7 @@ from edgemed.medical.shared_units import with_shared_units
 from edgemed.medical.unit_chains import CHAIN, symbols
 from edgemed.medical.units import CALENDAR, FORMS, SPELLINGS, SYMBOL_OF, canonical
 
-MAX_NUMBERS = 800
+MAX_NUMBERS = 500
 """More in one text are reported as one unread rest, which bounds the time of a hostile text."""
 
 _CANDIDATE = re.compile(
@@ -260,7 +260,10 @@ class _Reader:
         if unit == "degree" or (chain == "f" and not 90 <= low <= 110):
             unit = "°C" if 30 <= low <= 45 else "°F" if 90 <= low <= 110 else unit if unit == "degree" else ""
             end = end if unit else end - 1
+        more = ">=" if "+" in plain[start:end] and low == high and "/" not in plain[start:end] else ""
         kind = kind_of(unit, float(low), before, plain, end)
+        if more and unit in ("year", "month"):
+            kind = QuantityKind.AGE
         if kind is QuantityKind.AGE and (old := OLD.match(plain, end)):
             end = old.end()
         name, factor = canonical(unit) if unit else ("", Fraction(1))
@@ -273,8 +276,7 @@ class _Reader:
             low, high, name = (low - 32) * 5 / 9, (high - 32) * 5 / 9, "°C"
         if special_quantities.is_negative(plain, before, unit, end):
             low, high, start = -low, -high if high == low else high, start - 1
-        more = "+" in plain[self.start : end] and low == high and unit and "/" not in plain[self.start : end]
-        return Amount(kind, low, high, name, start, end, ">=" if more else comparator_of(before, plain, end, kind))
+        return Amount(kind, low, high, name, start, end, more or comparator_of(before, plain, end, kind))
 
 
 __all__ = ["FORMS", "SPELLINGS", "Amount", "Unread", "amounts_of"]

@@ -1,0 +1,139 @@
+"""Drugs, their doses and everything that holds a digit in a text."""
+
+from __future__ import annotations
+
+import re
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgemed.medical.entities import MAX_CHARACTERS, parse
+from edgemed.medical.mentions import Entities, QuantityKind, TermKind
+
+CLINICAL = st.lists(
+    st.sampled_from(
+        "amoxicillin paracetamol 500 15 1/2 ½ mg mg/kg tds every 6 hours no fever vitamin b12 , . ; - ( ) x / % "  # noqa: SIM905
+        "µg é \u0301 \ud800 five half a BP 120/80 under 5 years max IL-6 2nd [3] 1. 10^9 \u0665 "
+        "\u202f COVID-19 day 3 2/52 days".split(" ")
+    ),
+    max_size=25,
+).map(" ".join)
+ANY_TEXT = st.text(st.characters(), max_size=60) | CLINICAL
+
+
+def _doses(text: str) -> list[tuple[str, Fraction, str]]:
+    return [(q.of, q.low, q.unit) for q in parse(text).quantities if q.kind is QuantityKind.DOSE]
+
+
+@pytest.mark.parametrize(
+    ("text", "owners"),
+    [
+        ("Amoxicillin 500 mg and metronidazole 400 mg", ["amoxicillin", "metronidazole"]),
+        ("Give 500 mg of amoxicillin and 400 mg of metronidazole", ["amoxicillin", "metronidazole"]),
+        ("Amoxicillin and metronidazole 500 mg and 400 mg respectively", ["amoxicillin", "metronidazole"]),
+        ("20 units of oxytocin in 1 L of saline at 60 drops per minute", ["oxytocin", "sodium chloride", "oxytocin"]),
+        ("Crush captopril 25 mg in 5 ml of water", ["captopril", ""]),
+        ("Lidocaine 1%, max 4.5 mg/kg without adrenaline", ["lidocaine", "lidocaine"]),
+        ("Lidocaine 2% with adrenaline 1:200,000, maximum 7 mg/kg", ["lidocaine", "epinephrine", "lidocaine"]),
+        ("Zinc 20 mg daily; 10 mg under 6 months", ["zinc", "zinc"]),
+        ("Augmentin 625 tds", ["amoxicillin-clavulanate"]),
+        ("How much ibuprofen for him? Can I give 10 ml?", ["ibuprofen"]),
+    ],
+)
+def test_a_dose_belongs_to_its_drug(text: str, owners: list[str]) -> None:
+    assert [owner for owner, _, _ in _doses(text)] == owners
+
+
+def test_a_value_belongs_to_what_was_measured() -> None:
+    found = parse("Pulse 120, Hb 7 g/dL, creatinine was 2.1, SpO2 92%")
+    assert [(q.of, str(q.low), q.unit) for q in found.quantities] == [
+        ("heart rate", "120", ""),
+        ("haemoglobin", "70", "mg/mL"),
+        ("creatinine", "21/10", ""),
+        ("oxygen saturation", "92", "%"),
+    ]
+
+
+def test_a_strength_in_percent_is_a_dose_and_a_share_is_a_measure() -> None:
+    found = parse("Timolol 0.5% eye drops helped 40% of patients")
+    assert [q.kind for q in found.quantities] == [QuantityKind.DOSE, QuantityKind.MEASURE]
+
+
+def test_digits_inside_a_listed_name_are_the_name() -> None:
+    found = parse("vitamin B12 1,000 mcg for type 2 diabetes")
+    assert [(q.low, q.unit) for q in found.quantities] == [(Fraction(1), "mg")]
+    assert found.unparsed == ()
+
+
+def test_the_strength_after_a_name_is_no_part_of_it() -> None:
+    assert ("glucose", Fraction(10), "%") in _doses("dextrose 10% 2 mL/kg")
+
+
+def test_negation_past_and_family_are_on_the_terms() -> None:
+    terms = {term.name: term for term in parse("No fever. Mother had asthma. History of malaria. Has a cough.").terms}
+    assert terms["fever"].negated
+    assert terms["malaria"].status == "past"
+    assert not terms["cough"].negated
+
+
+def _spans(found: Entities) -> list[tuple[int, int]]:
+    return [(thing.start, thing.end) for thing in (*found.terms, *found.quantities, *found.unparsed)]
+
+
+@given(ANY_TEXT)
+def test_spans_are_bytes_between_characters(text: str) -> None:
+    data = text.encode("utf-8", "surrogatepass")
+    for start, end in _spans(parse(text)):
+        assert 0 <= start < end <= len(data)
+        assert data[start:end].decode("utf-8", "surrogatepass") in text
+
+
+@given(ANY_TEXT)
+def test_every_run_of_digits_is_accounted_for(text: str) -> None:
+    spans = _spans(parse(text))
+    for run in re.finditer(r"\d+", text):
+        start = len(text[: run.start()].encode("utf-8", "surrogatepass"))
+        end = start + len(run[0].encode("utf-8", "surrogatepass"))
+        covered = set()
+        for first, last in spans:
+            covered |= set(range(max(first, start), min(last, end)))
+        assert covered == set(range(start, end))
+
+
+@given(CLINICAL)
+def test_case_does_not_change_what_is_read(text: str) -> None:
+    if text.upper().lower() == text.lower():
+        assert parse(text.upper()) == parse(text.lower())
+
+
+@given(
+    st.sampled_from(["amoxicillin", "ibuprofen", "zinc"]), st.integers(1, 999), st.sampled_from(["mg", "mg/kg", "mL"])
+)
+def test_words_around_a_dose_do_not_change_it(drug: str, number: int, unit: str) -> None:
+    bare = _doses(f"{drug} {number} {unit}")
+    assert bare == [(drug, Fraction(number), unit)]
+    assert _doses(f"Please give {drug} {number} {unit}, then come back.") == bare
+    assert _doses(f"\u0623\u0643\u0644 {drug} {number}\u00a0{unit} \U0001f600") == bare
+
+
+@pytest.mark.parametrize(
+    "seed",
+    ["7", "7 ", "1,", "1-2-", "5 mg ", "every ", "no fever, ", "amoxicillin 500 mg tds ", "(", "\ud800", "e\u0301"],
+)
+def test_a_hostile_text_is_read_in_linear_time_and_reported(seed: str) -> None:
+    text = (seed * 100_000)[:100_000]
+    parse(seed)
+    began = time.process_time()
+    found = parse(text)
+    assert time.process_time() - began < 1.0  # 0.1 on a quiet machine
+    assert found.unparsed[-1].end == len(text.encode("utf-8", "surrogatepass"))
+    assert f"more than {MAX_CHARACTERS}" in found.unparsed[-1].reason
+
+
+def test_a_person_without_numbers_gives_no_quantity() -> None:
+    found = parse("Can I take ibuprofen while breastfeeding?")
+    assert found.quantities == ()
+    assert [term.name for term in found.terms if term.kind is TermKind.DRUG] == ["ibuprofen"]

@@ -1,0 +1,170 @@
+"""Numbers with their units, kinds and comparators in a sentence."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgemed.medical.amounts import Amount
+from edgemed.medical.quantities import MAX_NUMBERS, amounts_of
+from edgemed.medical.reading import read
+
+
+def _said(text: str) -> list[str]:
+    """Kind, value and unit of each amount: "dose 5-10 mg"."""
+    return [_word(amount) for amount in amounts_of(read(text).plain)[0]]
+
+
+def _word(amount: Amount) -> str:
+    value = f"{amount.low}" if amount.low == amount.high else f"{amount.low}-{amount.high}"
+    return f"{amount.kind} {amount.comparator}{value} {amount.unit}".rstrip()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("give 5-10 mg", ["dose 5-10 mg"]),
+        ("between 5 and 10 mg", ["dose 5-10 mg"]),
+        ("500 mg to 1 g", ["dose 500-1000 mg"]),
+        ("reduced from 40 to 20 mg", ["dose 40 mg", "dose 20 mg"]),
+        ("increase from 5 to 10 mg", ["dose 5 mg", "dose 10 mg"]),
+        ("800/160 mg", ["dose 800 mg", "dose 160 mg"]),
+        ("75/50/275 mg", ["dose 75 mg", "dose 50 mg", "dose 275 mg"]),
+        ("5, 10 or 20 mg", ["dose 5 mg", "dose 10 mg", "dose 20 mg"]),
+        ("1 or 2 tablets", ["dose 1-2 tablet"]),
+        ("2 x 500 mg", ["count 2", "dose 500 mg"]),
+        ("6 x 4 cm", ["measure 60 mm", "measure 40 mm"]),
+        ("half of a 40 mg tablet", ["dose 1/2 tablet", "dose 40 mg"]),
+        ("61 . 6 + / - 8 . 7 mg . l ( - 1 )", ["measure 77/1250 mg/mL"]),
+        ("125 mg/5 mL", ["dose 25 mg/mL"]),
+        ("8 tablets in 24 hours", ["dose 8 tablet/day"]),
+        ("2 L over 24 hours", ["dose 2000 mL", "duration 1440 min"]),
+    ],
+)
+def test_doses_ranges_and_lists(text: str, said: list[str]) -> None:
+    assert _said(text) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max 4 g", "dose <=4000 mg"),
+        ("maximum daily dose of paracetamol 4 g, do not exceed 4 g", "dose <=4000 mg"),
+        ("4 g maximum", "dose <=4000 mg"),
+        ("not more than 2 mg", "dose <=2 mg"),
+        ("more than 2 mg", "dose >2 mg"),
+        ("at least 2 mg", "dose >=2 mg"),
+        ("(about 2 mg)", "dose ~2 mg"),
+        ("made up to 50 mL", "dose 50 mL"),
+        ("infuse over 30 minutes", "duration 30 min"),
+        ("children under 5 years", "age <60 month"),
+        ("12+ years", "age >=144 month"),
+        ("18 years and older", "age >=216 month"),
+        ("< or = 12 weeks", "duration <=84 day"),
+    ],
+)
+def test_comparators(text: str, said: str) -> None:
+    assert _said(text)[-1] == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("three times a day", "frequency 3 /day"),
+        ("2-3x/week", "frequency 2-3 /week"),
+        ("once or twice daily", "frequency 1-2 /day"),
+        ("every 4 to 6 hours", "frequency 240-360 min"),
+        ("q8h", "frequency 480 min"),
+        ("6-hourly", "frequency 360 min"),
+        ("every other day", "frequency 2 day"),
+        ("every day", "frequency 1 /day"),
+        ("500 mg bd", "frequency 2 /day"),
+        ("b . i . d .", "frequency 2 /day"),
+        ("500 mg 1-0-1", "frequency 2 /day"),
+        ("fortnightly", "frequency 14 day"),
+        ("once every 3 days", "frequency 3 day"),
+    ],
+)
+def test_frequencies(text: str, said: str) -> None:
+    assert _said(text)[-1] == said
+
+
+@pytest.mark.parametrize("text", ["activities of daily living", "each year", "the od was fatal", "once you feel well"])
+def test_words_that_only_look_like_a_frequency(text: str) -> None:
+    assert _said(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a 2-year-old girl", ["age 24 month"]),
+        ("45M with fever", ["age 540 month"]),
+        ("3yo", ["age 36 month"]),
+        ("in her sixties", ["age 720-828 month"]),
+        ("34+2 weeks", ["age 240 day"]),
+        ("born at 39 weeks", ["age 273 day"]),
+        ("6, 10 and 14 weeks after birth", ["time 42 day", "time 70 day", "time 98 day"]),
+        ("on days 1, 8 and 15", ["time 1 day", "time 8 day", "time 15 day"]),
+        ("cough x 3/7", ["duration 3 day"]),
+        ("on 14 Dec 2025", ["time 20251214 date"]),
+        ("at 2 pm", ["time 840 clock"]),
+        ("at 09h30", ["time 570 clock"]),
+        ("BP 120/80", ["measure 120-80 mmHg"]),
+        ("1 in 3,500", ["measure 1-3500 ratio"]),
+        ("weighs 3,200 g", ["weight 16/5 kg"]),
+        ("101.3 °F", ["measure 77/2 °C"]),
+        ("-20 °C", ["measure -20 °C"]),
+        ("urine output 900 ml", ["measure 900 mL"]),
+        ("12 of 40 children", ["count 12", "count 40"]),
+        ("one of the drugs", []),
+    ],
+)
+def test_ages_times_measures_and_counts(text: str, said: list[str]) -> None:
+    assert _said(text) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["IL-6", "CYP3A4", "5-FU", "type 2", "SC - 48334 was given .", "H1N1", "the 2nd dose", "see [12]", "1. Wash"],
+)
+def test_digits_of_names_ordinals_and_citations_are_kept_as_unread(text: str) -> None:
+    amounts, unread = amounts_of(read(text).plain)
+    assert amounts == []
+    assert len(unread) == 1
+
+
+def test_a_long_text_ends_in_one_unread_rest() -> None:
+    amounts, unread = amounts_of("5 mg " * (MAX_NUMBERS + 50))
+    assert len(amounts) == MAX_NUMBERS
+    assert unread[-1].end == 5 * (MAX_NUMBERS + 50)
+
+
+_AMOUNTS = st.integers(1, 2000)
+
+
+@given(_AMOUNTS, st.sampled_from(["mg", "mcg", "g", "mL", "IU", "mmol", "tablets", "puffs", "mg/kg", "mg/kg/day"]))
+def test_a_number_with_a_unit_is_read_in_any_writing(number: int, unit: str) -> None:
+    written = [f"{number} {unit}", f"{number}{unit}", f"{number:,} {unit}", f"{number}.0 {unit}", f"{number}-{unit}"]
+    readings = {tuple(_said(f"give {text} now")) for text in written}
+    assert len(readings) == 1
+    assert len(next(iter(readings))) == 1
+
+
+@given(_AMOUNTS, _AMOUNTS)
+def test_the_spelling_of_a_unit_does_not_matter(low: int, high: int) -> None:
+    low, high = sorted((low, high + 2001))
+    forms = [f"{low} to {high} {unit}" for unit in ("mcg", "µg", "micrograms", "ug")]
+    assert {tuple(_said(form)) for form in forms} == {(f"dose {Fraction(low, 1000)}-{Fraction(high, 1000)} mg",)}
+
+
+@given(st.text(max_size=80) | st.text("0123456789.,/-x %mgkhd qodbi\n()[]:", max_size=80))
+def test_amounts_and_unread_digits_do_not_overlap(text: str) -> None:
+    plain = read(text).plain
+    amounts, unread = amounts_of(plain)
+    assert all(0 <= amount.start < amount.end <= len(plain) for amount in amounts)
+    assert all(left.end <= right.start for left, right in pairwise(amounts))
+    assert all(0 <= rest.start < rest.end <= len(plain) for rest in unread)
