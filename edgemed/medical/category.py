@@ -1,16 +1,22 @@
-"""The category of a question: equation (1) of the method paper (arXiv 2505.00025).
+"""The category of a question: equation (1) of the method paper (arXiv 2505.00025), beside it the danger signs.
 
-f(q) = argmax over c of the number of tokens of q that are keywords of c. Keywords of several words are
-matched longest first and on word boundaries; a tie goes to the more urgent class; no hit is `general`.
-It knows nothing of negation: "no convulsions" counts as an emergency, which errs on the safe side.
+f(q) = argmax over c of the number of keywords of c in q. Keywords are phrases (`phrases`), matched longest first on word
+boundaries; a denied one ("no fever") does not count; a tie goes to the more urgent class; no hit is `general`.
+Danger signs are a flag of their own: three words about doses do not outvote a convulsion.
 """
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
+from edgemed.core.records import Record
+from edgemed.medical.cues import clause_words, cue_matcher, standing_of
+from edgemed.medical.danger import DangerSign, danger_signs
 from edgemed.medical.language import DEFAULT_LANGUAGE, Category, language_data
+from edgemed.medical.phrases import Phrases, Words, words_of
+from edgemed.medical.reading import Reading, read
 
 PRIORITY = (
     Category.EMERGENCY,
@@ -19,30 +25,135 @@ PRIORITY = (
     Category.TREATMENT,
     Category.PREVENTION,
 )
+MOST_REASONS = 20
+"""So many different words are given as reasons; the scores count all."""
 
 
-def category_of(question: str, language: str = DEFAULT_LANGUAGE) -> Category:
+class Classification(Record):
+    """What a question is about, why, and whether somebody is in danger."""
+
+    category: Category
+    subclass: str
+    """Within the category, such as "dose"; "" when no word tells."""
+    scores: dict[Category, int]
+    reasons: tuple[str, ...]
+    """The question's words that speak for the category, as written, each once."""
+    danger: tuple[DangerSign, ...]
+    danger_checked: bool
+    """False: this language's danger signs were not tested, or it has none."""
+
+    @property
+    def prompt_category(self) -> Category:
+        """The category whose template serves: emergency when there is a danger sign."""
+        return Category.EMERGENCY if self.danger else self.category
+
+
+@dataclass(frozen=True, slots=True)
+class _Keyword:
+    """A keyword found: its class, and its place in the plain text."""
+
+    category: Category
+    start: int
+    end: int
+
+
+def classify(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> Classification:
+    """The category, subclass, reasons and danger signs of a question; linear in its length, never raises on text."""
+    reading = read(question)
+    words = _words(reading, language, folder)
+    found = _keywords(words, language, folder)
+    scores = _scores(found)
+    category = _best(scores)
+    return Classification(
+        category=category,
+        subclass=_subclass(words, category, language, folder),
+        scores=scores,
+        reasons=_reasons(reading, [keyword for keyword in found if keyword.category is category]),
+        danger=danger_signs(question, language, folder),
+        danger_checked=language_data(language, folder).danger_checked,
+    )
+
+
+def category_of(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> Category:
     """The category of a question in `language`; linear in its length, never raises on text."""
-    scores = category_scores(question, language)
+    return _best(category_scores(question, language, folder))
+
+
+def category_scores(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> dict[Category, int]:
+    """How many keywords of each of the five categories the question holds, denied ones left out."""
+    return _scores(_keywords(_words(read(question), language, folder), language, folder))
+
+
+def _words(reading: Reading, language: str, folder: Path | None) -> Words:
+    data = language_data(language, folder)
+    return words_of(reading.plain, joins=data.joins, clause_words=clause_words(data))
+
+
+def _keywords(words: Words, language: str, folder: Path | None) -> list[_Keyword]:
+    matcher, classes = _matcher(language, folder)
+    found = matcher.longest(words)
+    if not found:
+        return []
+    denied = standing_of(words, cue_matcher(language, folder).find(words)).denied
+    return [
+        _Keyword(classes[each.value], words.starts[each.start], words.ends[each.end - 1])
+        for each in found
+        if not denied[each.start]
+    ]
+
+
+def _scores(found: list[_Keyword]) -> dict[Category, int]:
+    scores = dict.fromkeys(PRIORITY, 0)
+    for keyword in found:
+        scores[keyword.category] += 1
+    return scores
+
+
+def _best(scores: dict[Category, int]) -> Category:
     best = max(PRIORITY, key=lambda category: scores[category])  # max keeps the first of equals: the priority
     return best if scores[best] else Category.GENERAL
 
 
-def category_scores(question: str, language: str = DEFAULT_LANGUAGE) -> dict[Category, int]:
-    """How many keywords of each of the five categories the question holds."""
-    pattern, classes = _matcher(language)
-    scores = dict.fromkeys(PRIORITY, 0)
-    for match in pattern.finditer(question.casefold()):
-        for category in classes[match.group()]:
-            scores[category] += 1
-    return scores
+def _subclass(words: Words, category: Category, language: str, folder: Path | None) -> str:
+    """The subclass with the most words; the first in the language file of equals, "" of none."""
+    matcher, names = _subclass_matcher(category, language, folder)
+    if matcher is None:
+        return ""
+    counts = dict.fromkeys(names, 0)
+    for found in matcher.longest(words):
+        counts[names[found.value]] += 1
+    best = max(names, key=lambda name: counts[name])
+    return best if counts[best] else ""
+
+
+def _reasons(reading: Reading, found: list[_Keyword]) -> tuple[str, ...]:
+    reasons: dict[str, None] = {}
+    for keyword in found:
+        start, end = keyword.start, keyword.end
+        if reading.places is not None:
+            start, end = reading.places[start], reading.places[end]
+        reasons[reading.text[start:end].encode("utf-8", "replace").decode()] = None
+        if len(reasons) == MOST_REASONS:
+            break
+    return tuple(reasons)
 
 
 @cache
-def _matcher(language: str) -> tuple[re.Pattern[str], dict[str, tuple[Category, ...]]]:
-    classes: dict[str, tuple[Category, ...]] = {}
-    for category, words in language_data(language).keywords.items():
+def _matcher(language: str, folder: Path | None) -> tuple[Phrases, tuple[Category, ...]]:
+    data = language_data(language, folder)
+    values: dict[str, tuple[int, ...]] = {}
+    for value, category in enumerate(PRIORITY):
+        for word in data.keywords.get(category, ()):
+            values[word] = (*values.get(word, ()), value)
+    return Phrases(values, joins=data.joins), PRIORITY
+
+
+@cache
+def _subclass_matcher(category: Category, language: str, folder: Path | None) -> tuple[Phrases | None, tuple[str, ...]]:
+    data = language_data(language, folder)
+    lists = data.subclasses.get(category, {})
+    values: dict[str, tuple[int, ...]] = {}
+    for value, words in enumerate(lists.values()):
         for word in words:
-            classes[word.casefold()] = (*classes.get(word.casefold(), ()), category)
-    longest_first = sorted(classes, key=len, reverse=True)
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)"), classes
+            values[word] = (*values.get(word, ()), value)
+    return (Phrases(values, joins=data.joins) if values else None), tuple(lists)

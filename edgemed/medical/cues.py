@@ -1,6 +1,7 @@
 """How the words of a text stand: denied, long past, imagined, taught about, or here and now.
 
-Decided from a language's cue phrases alone, by simple rules that end at punctuation; when in doubt a word stands as present.
+Decided from a language's cue phrases alone, by simple rules that end at punctuation; when in doubt a word stands
+as present.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from edgemed.medical.language import Cues, Language, language_data
 from edgemed.medical.phrases import Found, Phrases, Words
 
 NARROW, WIDE, BACK = 5, 14, 8
-"""Words that a negation reaches forwards ("not", "denies") and backwards ("absent"), unless something ends it before."""
+"""Words that a negation reaches forwards ("not"; "denies") and backwards ("ruled out"), if nothing ends it before."""
 _LIST_CLAUSES, _LIST_WORDS = 5, 5  # of a list such as "no cough, fever, rash or pain"
 _LEAD_WORDS = 6  # a clause of time alone, such as "two years ago,"
 
@@ -47,7 +48,9 @@ class Standing:
     """One byte a word: 1 where it is so."""
 
     denied: bytearray
-    """Negated, or used in another sense."""
+    """Negated."""
+    elsewhere: bytearray
+    """Used in another sense: "a stroke of luck"."""
     distant: bytearray
     """Long past, imagined, taught about or asked in general."""
     somebody: bool
@@ -89,15 +92,15 @@ def standing_of(words: Words, found: Sequence[Found]) -> Standing:
             kinds[CueKind(each.value)].append(each)
         elif each.end - each.start > 1:
             _mark(own, each.start, each.end)
-    denied, distant = bytearray(n_words), bytearray(n_words)
+    denied, elsewhere, distant = bytearray(n_words), bytearray(n_words), bytearray(n_words)
     for cue in kinds[CueKind.OTHER_SENSE]:
-        _mark(denied, cue.start, cue.end)
+        _mark(elsewhere, cue.start, cue.end)
     _deny(words, kinds, own, denied)
     here = _Here(words, kinds)
     _past(words, kinds, here, distant)
     _hypothetical(words, kinds, here, distant)
     _frames(words, kinds, here, distant)
-    return Standing(denied, distant, bool(here.present or here.patient))
+    return Standing(denied, elsewhere, distant, bool(here.present or here.patient))
 
 
 def _mark(flags: bytearray, start: int, end: int) -> None:
@@ -139,7 +142,7 @@ def _deny(words: Words, kinds: dict[CueKind, list[Found]], masked: bytearray, de
 def _deny_forward(
     words: Words, cue: Found, reach: int, starts: set[int], stops: set[int], ors: set[int], denied: bytearray
 ) -> None:
-    """Denies what follows a cue: to the clause's end, another cue or a stop; over commas only in a list closed by "or"."""
+    """Denies what follows a cue to the clause's end, another cue or a stop; over commas in a list closed by "or"."""
     place, clause = cue.end, words.clauses[cue.end - 1]
     while place < len(words) and place - cue.end < reach and words.clauses[place] == clause:
         if place in starts or place in stops:
@@ -163,7 +166,7 @@ def _deny_forward(
 
 
 def _past(words: Words, kinds: dict[CueKind, list[Found]], here: _Here, distant: bytearray) -> None:
-    """A clause with a cue of the past is distant; a leading or trailing clause of time alone gives it to its neighbour."""
+    """A clause with a cue of the past is distant; a clause of time alone at either end speaks for its neighbour."""
     bounds = _clause_bounds(words)
     timed = {words.clauses[cue.start] for cue in kinds[CueKind.PAST_TIME]}
     spoken = {words.clauses[cue.start] for cue in kinds[CueKind.PRESENT_VERBS]}
@@ -204,7 +207,7 @@ def _hypothetical(words: Words, kinds: dict[CueKind, list[Found]], here: _Here, 
 
 
 def _frames(words: Words, kinds: dict[CueKind, list[Found]], here: _Here, distant: bytearray) -> None:
-    """A general question's sentence is distant unless it speaks of somebody; a text that teaches, unless of the present."""
+    """A general sentence is distant unless it speaks of somebody; one of a text that teaches, unless of the present."""
     general = {words.sentences[cue.start] for cue in kinds[CueKind.GENERAL]}
     general -= here.present_sentences | here.patient_sentences
     teaches = bool(kinds[CueKind.EDUCATION])

@@ -55,6 +55,8 @@ class _Hits:
 
     def add(self, group: int, start: int, end: int) -> None:
         denied, distant = self.standing.denied, self.standing.distant
+        if self.standing.elsewhere[start]:
+            return
         if denied[start]:  # the last word may be denied by a negation inside: "not breathing"
             return
         self.of.setdefault(group, []).append(_Hit(start, end, bool(distant[start] and distant[end - 1])))

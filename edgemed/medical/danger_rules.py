@@ -1,9 +1,9 @@
 """The danger signs of a language file, made ready for matching: groups of phrases, and rules over groups.
 
-A rule is groups joined by ` + ` (all must occur, in any order) or ` > ` (in this order) within one sentence, or, when it ends in
-`~N`, within N words of each other across sentences; a group after ` ! ` must not occur there. A group after `&` only goes
-along with the others. A group is alternatives joined
-by ` | `: phrases, `@name` for a list of `[danger.words]`, `{age<N}` for an age under N months.
+A rule is groups joined by ` + ` (all must occur, in any order) or ` > ` (in this order) within one sentence, or, when
+it ends in `~N`, within N words of each other across sentences; a group after ` ! ` must not occur there. A group after
+`&` only goes along with the others. A group is alternatives joined by ` | `: phrases, in which `@name` is each phrase
+of a list of `[danger.words]`, or `{age<N}`: an age under N months.
 """
 
 from __future__ import annotations

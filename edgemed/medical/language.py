@@ -110,8 +110,8 @@ class Age(Record):
 class NumberSign(Record):
     """A measured value that is a danger sign: one of `words`, and within `reach` words after it a number in the bounds.
 
-    A number is in the bounds when it is at least `at_least` and less than `below`. `before`: the number may also stand before
-    the words. `units`: one of them must follow the number. `also`: groups that the text must hold too (" + " between them).
+    A number is in the bounds when it is at least `at_least` and less than `below`. `before`: the number may also stand
+    before the words. `units`: one of them must follow the number. `also`: groups that the text must hold too.
     """
 
     sign: str = Field(pattern=r"^[a-z]+(?:-[a-z]+)*$")
@@ -136,9 +136,9 @@ class Danger(Record):
     """The danger signs of a language; `checked` says whether they were tested against labelled sentences."""
 
     checked: bool = False
-    words: dict[str, tuple[str, ...]] = {}
+    words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     not_typos: tuple[str, ...] = ()
-    number_words: dict[str, float] = {}
+    number_words: dict[str, float] = Field(default_factory=dict)
     age: Age = Age()
     sign: tuple[Sign, ...] = ()
     number: tuple[NumberSign, ...] = ()
@@ -153,7 +153,7 @@ class Language(Record):
     apostrophe: Literal["joins", "splits"] = "joins"
     templates: Templates
     keywords: dict[Category, tuple[Phrase, ...]]
-    subclasses: dict[Category, dict[str, tuple[Phrase, ...]]] = {}
+    subclasses: dict[Category, dict[str, tuple[Phrase, ...]]] = Field(default_factory=dict)
     cues: Cues = Cues()
     danger: Danger = Danger()
 

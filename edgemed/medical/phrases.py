@@ -1,8 +1,9 @@
 """Words of a text and phrases found among them: the matcher under question categories and danger signs.
 
-A phrase is a line of words: `snake bite`. A word that ends in `*` stands for all that begin so (`convuls*`), a `*` alone
-for up to four words, a `?` alone for up to one, `#` for a number, `{year}` for a number from 1930 to 2039, and `^` before the first word binds it to
-the start of a clause. Hyphens and slashes between words are blanks; a phrase never reaches across a comma or a full stop.
+A phrase is a line of words: `snake bite`. A word that ends in `*` stands for all that begin so (`convuls*`), a `*`
+alone for up to four words, a `?` alone for up to one, `#` for a number, `{year}` for a number from 1930 to 2039, and
+`^` before the first word binds it to the start of a clause. Hyphens and slashes between words are blanks; a phrase
+never reaches across a comma or a full stop.
 """
 
 from __future__ import annotations
