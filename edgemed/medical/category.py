@@ -1,7 +1,7 @@
 """The category of a question: equation (1) of the method paper (arXiv 2505.00025), beside it the danger signs.
 
-f(q) = argmax over c of the number of keywords of c in q. Keywords are phrases (`phrases`), matched longest first on word
-boundaries; a denied one ("no fever") does not count; a tie goes to the more urgent class; no hit is `general`.
+f(q) = argmax over c of the number of keywords of c in q. Keywords are phrases (`phrases`), matched longest first on
+word boundaries; a denied one ("no fever") does not count; a tie goes to the more urgent class; no hit is `general`.
 Danger signs are a flag of their own: three words about doses do not outvote a convulsion.
 """
 
