@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from edgemed.medical.entities import parse
 from edgemed.medical.lexicon import Lexicon, shipped_lexicon
@@ -281,7 +281,7 @@ def _without_attributes(items: list[Item]) -> list[Item]:
     """The items without "sick" before a person: who is asked about is ill."""
     return [
         item
-        for item, following in zip(items, [*items[1:], None], strict=True)
+        for item, following in zip_longest(items, items[1:])
         if not (item.name == "sick" and following is not None and TermKind.AGE_BAND in following.kinds)
     ]
 

@@ -8,6 +8,7 @@ a sort, or with words that put things in order, the question counts word by word
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from edgemed.medical.mentions import QuantityKind, TermKind
 from edgemed.medical.question_items import Item
@@ -47,7 +48,7 @@ def _sides(asked: Asked, sorts: Sequence[str]) -> list[str]:
     sides: list[str] = []
     words = question_words()
     before: list[str] = []
-    for item, following in zip(asked.rest, [*asked.rest[1:], None], strict=True):
+    for item, following in zip_longest(asked.rest, asked.rest[1:]):
         if item.role != Role.INTENT:
             before.append(_sort_of(item))
             continue
@@ -144,7 +145,7 @@ class _Runs:
 
 def _parts(items: Sequence[Item]) -> tuple[list[tuple[str, list[str]]], list[str]]:
     runs = _Runs()
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip_longest(items, items[1:]):
         sort = _sort_of(item)
         glued = following is not None and not following.stops and not following.quantity
         after = _sort_of(following) if glued and following else ""

@@ -48,6 +48,8 @@ class Intent(Record):
     absorbs: tuple[str, ...] = ()
     """Words that say nothing more when this is asked."""
     absorbs_intents: tuple[str, ...] = ()
+    takes_give: bool = False
+    """Whether "given" and "should I give" say nothing more when this is asked."""
     as_words: tuple[str, ...] = ()
     """Intents that, beside this one, only describe the problem."""
     sided: Literal["", "always", "with a drug"] = ""

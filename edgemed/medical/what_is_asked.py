@@ -122,8 +122,9 @@ class _Work:
     def take_absorbed(self) -> None:
         """Takes out what the intents already say."""
         named = self.intents()
-        absorbed = {word for name in named for word in self._intent(name).absorbs}
+        absorbed = self._absorbed()
         asks_dose = "dose" in named
+        takes_give = any(self._intent(name).takes_give for name in named)
         self.asks = [word for word in self.asks if word not in absorbed]
         said = {other for name in named for other in self._intent(name).absorbs_intents}
         described = {other for name in named for other in self._intent(name).as_words}
@@ -133,7 +134,7 @@ class _Work:
                 item = _as_word(item)
             if item.role == "word" and item.name in absorbed:
                 continue
-            if asks_dose and item.role in (Role.GIVE, Role.SHOULD):
+            if takes_give and item.role in (Role.GIVE, Role.SHOULD):
                 continue
             if item.role == Role.USUAL_END and asks_dose and not self._has_site():
                 continue
@@ -141,6 +142,12 @@ class _Work:
                 continue
             kept.append(item)
         self.items = kept
+
+    def _absorbed(self) -> set[str]:
+        """The words that the intents say already; "how does X treat Y" asks more than "treatment of Y"."""
+        has_drug = any(TermKind.DRUG in item.kinds for item in self.items)
+        intents = [self._intent(item.name) for item in self.items if item.role == Role.INTENT]
+        return {word for intent in intents if not (has_drug and intent.sided) for word in intent.absorbs}
 
     def take_modality(self) -> None:
         """ "can ... give" and "is it safe" ask for leave; what is left of can and must is the modality."""

@@ -37,13 +37,15 @@ OTHER = [
     ("Fever on warfarin: what to do?", "Fever, warfarin: what to do?", "order"),
     ("ibuprofen rash treatment", "treatment of rash with ibuprofen", "order"),
     ("Side effects of treatment with isoniazid", "Treatment of side effects of isoniazid", "intents"),
+    ("How does aspirin treat pain?", "Does aspirin treat pain?", "asks"),
+    ("Is malaria treated with quinine?", "How is malaria treated with quinine?", "asks"),
     # a small word
     ("Is ibuprofen safe in asthma?", "Is ibuprofen dangerous in asthma?", "intents"),
     ("Is ibuprofen safe in asthma?", "Is ibuprofen not safe in asthma?", "negations"),
     ("Should I give ibuprofen in asthma?", "Shouldn't I give ibuprofen in asthma?", "negations"),
     ("Which antibiotics are safe in pregnancy?", "Are antibiotics safe in pregnancy?", "asks"),
-    ("How much paracetamol can I give?", "How much paracetamol should I give?", "modality"),
-    ("Dose of zinc in diarrhoea with some dehydration", "Dose of zinc in diarrhoea with dehydration", "residue"),
+    ("How much paracetamol can I give?", "How much paracetamol should I give?", ""),
+    ("Dose of zinc in diarrhoea with some dehydration", "Dose of zinc in diarrhoea with dehydration", ""),
     ("Amlodipine dose in treated hypertension", "Amlodipine dose in hypertension", "intents"),
     ("What causes weight loss?", "What causes hair loss?", ""),
     ("What is the risk of stroke?", "Who is at risk of stroke?", "intents"),
@@ -64,10 +66,13 @@ OTHER = [
 ]
 
 SAME = [
-    ("What is the dose of amoxicillin for pneumonia in a child?", "How much amoxicillin for pneumonia in children?"),
-    ("What is the dose of amoxicillin for pneumonia in a child?", "Child with pneumonia: how should I dose amoxicillin?"),
-    ("What is the dose of amoxicillin for pneumonia in a child?", "What amount of amoxicillin is right for pneumonia in a child?"),
-    ("amoxicillin dosing: a child, pneumonia.", "Can you remind me how amoxicillin is dosed in a child who has pneumonia?"),
+    ("What is the dose of quinine for malaria in a child?", "How much quinine for malaria in children?"),
+    ("What is the dose of quinine for malaria in a child?", "Child with malaria: how should I dose quinine?"),
+    ("What is the dose of quinine for malaria in a child?", "What amount of quinine is right for malaria in a child?"),
+    (
+        "amoxicillin dosing: a child, pneumonia.",
+        "Can you remind me how amoxicillin is dosed in a child with pneumonia?",
+    ),
     ("Dose of Coartem for malaria in adults", "Dose of artemether-lumefantrine for malaria in adults"),
     ("Can I give ibuprofen in asthma?", "Is ibuprofen allowed in asthma?"),
     ("Is ibuprofen safe in asthma?", "In asthma, is it all right to prescribe ibuprofen?"),
@@ -77,8 +82,8 @@ SAME = [
     ("Side effects of isoniazid?", "What are the adverse effects of isoniazid?"),
     ("Tell me about dengue.", "What is dengue?"),
     ("How often do I give paracetamol to an infant?", "Paracetamol for a baby: how often?"),
-    ("Gentamicin 5 mg/kg IM once daily: safe in a newborn?", "Is gentamicin IM 5 mg per kg once a day safe in a newborn?"),
-]  # fmt: skip
+    ("Gentamicin 5 mg/kg IM once daily: safe in a newborn?", "Is gentamicin IM 5 mg per kg daily safe in a newborn?"),
+]
 
 
 @pytest.mark.parametrize(("one", "two", "field"), OTHER)
@@ -142,8 +147,8 @@ def test_equal_keys_have_equal_digests_and_other_keys_other_ones() -> None:
 
 
 WORDS = st.sampled_from(
-    "what is the dose of amoxicillin in a child with no fever 5 mg/kg twice daily left ear on warfarin not before after "  # noqa: SIM905
-    "pregnant allergic to penicillin ? , how much can I give stop start max 2 years IV".split()
+    "what is the dose of amoxicillin in a child with no fever 5 mg/kg twice daily left ear on warfarin not before "  # noqa: SIM905
+    "after pregnant allergic to penicillin ? , how much can I give stop start max 2 years IV".split()
 )
 
 
