@@ -107,7 +107,7 @@ Treated with amoxicillin, not ampicillin. | amoxicillin=0, ampicillin=n
 Has asthma, no wheeze, takes salbutamol | asthma=0, wheeze=n
 He can't breathe and has chest pain | chest pain=0
 No pulse, give adrenaline | adrenaline=0
-Woman with no headache, blurred vision or swelling, but abdominal pain | headache,blurred vision,swelling=n, abdominal pain=0
+No headache, blurred vision or swelling, but abdominal pain | headache,blurred vision,swelling=n, abdominal pain=0
 Not sure if she has malaria | malaria=0
 Prior to surgery stop warfarin | surgery=0, warfarin=0
 Previously well, now fever | fever=0
