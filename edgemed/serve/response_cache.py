@@ -33,6 +33,21 @@ from edgemed.serve.cache_memory import Bucket, Held, MemoryLevel
 from edgemed.serve.cache_privacy import PrivateReason, private_reason, words_of_language
 from edgemed.serve.cache_secret import keyring_secret, passphrase_secret
 
+__all__ = [
+    "CACHE_FILE",
+    "Answered",
+    "Asked",
+    "CacheContext",
+    "CacheOptions",
+    "CacheStats",
+    "CachedAnswer",
+    "Miss",
+    "NotStored",
+    "ResponseCache",
+    "Stored",
+    "open_cache",
+]
+
 CACHE_FILE = "answers.sqlite3"
 NO_SECRET = (
     "There is no secret for the answer cache on disk: answers are kept in memory only. "
@@ -90,6 +105,13 @@ class Asked:
     """There are earlier turns."""
     embedding: tuple[float, ...] | None = None
     """Of the question's text, any length; None where the engine gives none."""
+    embed: Callable[[], tuple[float, ...] | None] | None = None
+    """Makes the embedding when it is needed: for most new questions only when their answer is kept."""
+
+    def vector(self) -> array[float] | None:
+        """The embedding with length 1, or None."""
+        embedding = self.embed() if self.embedding is None and self.embed is not None else self.embedding
+        return unit_vector(embedding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +241,7 @@ class ResponseCache:
             return NotStored(reason)
         kept = Kept(
             words=joined(words_of(asked.question)),
-            embedding=unit_vector(asked.embedding),
+            embedding=asked.vector(),
             answer=answered.text,
             made=self._clock(),
             completion_tokens=answered.completion_tokens,
@@ -267,29 +289,30 @@ class ResponseCache:
             self._disk.close()
 
     def _find(self, asked: Asked) -> CachedAnswer | Literal["new", "not_similar", "expired"]:
-        bucket, words, vector = _bucket(asked), words_of(asked.question), unit_vector(asked.embedding)
+        bucket = _bucket(asked)
         with self._lock:
             self._sweep_memory(asked.context)
-            held = self._memory.of(bucket)
-        best, why = self._best([(number, entry.kept) for number, entry in held], words, vector)
+            held = dict(self._memory.of(bucket))
+        words = words_of(asked.question)
+        vector = asked.vector() if held else None
+        best, why = self._best([(number, entry.kept) for number, entry in held.items()], words, vector)
         if best is not None:
             number, kept, similarity = best
-            row = dict(held)[number].row
             with self._lock:
                 self._memory.use(number)
-            if row is not None and self._disk:
+            if self._disk and (row := held[number].row) is not None:
                 self._disk.use(row)
             return self._given(kept, "memory", similarity)
         if self._disk is None or not (on_disk := self._disk.find(bucket)):
             return why
-        best, why = self._best(on_disk, words, vector)
+        best, why = self._best(on_disk, words, vector if held else asked.vector())
         if best is None:
             return why
-        row, kept, similarity = best
+        place, kept, similarity = best
         with self._lock:
-            if all(entry.row != row for _, entry in self._memory.of(bucket)):
-                self._memory.add(Held(bucket, kept, asked.context, row))
-        self._disk.use(row)
+            if all(entry.row != place for _, entry in self._memory.of(bucket)):
+                self._memory.add(Held(bucket, kept, asked.context, place))
+        self._disk.use(place)
         return self._given(kept, "disk", similarity)
 
     def _best(

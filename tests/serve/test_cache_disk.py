@@ -1,6 +1,5 @@
 import os
 import random
-import resource
 import signal
 import sqlite3
 import stat
@@ -89,6 +88,15 @@ def test_what_was_used_longest_ago_goes_first_also_over_a_restart(tmp_path: Path
     disk.use(rows[0] or 0)
     disk.close()
     disk = DiskLevel(tmp_path / "a", SECRET, limits)
+    add(disk, "d")
+    assert [bool(answers(disk, mark)) for mark in "abcd"] == [True, False, True, True]
+    disk.close()
+
+
+def test_uses_since_the_last_write_count_when_room_is_made(tmp_path: Path) -> None:
+    disk = DiskLevel(tmp_path / "a", SECRET, DiskLimits(max_entries=3))
+    rows = [add(disk, mark) for mark in "abc"]
+    disk.use(rows[0] or 0)
     add(disk, "d")
     assert [bool(answers(disk, mark)) for mark in "abcd"] == [True, False, True, True]
     disk.close()
@@ -267,8 +275,27 @@ def test_a_full_disk_ends_the_disk_level_with_a_warning(tmp_path: Path) -> None:
     disk.close()
 
 
+def test_a_file_on_a_read_only_disk_is_left_alone(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", str(mount)], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs is refused here")
+    try:
+        disk = DiskLevel(mount / "a", SECRET)
+        add(disk, "x")
+        disk.close()
+        subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+        cache = ResponseCache(disk=DiskLevel(mount / "a", SECRET))
+        assert "left alone" in cache.warning
+        assert cache.store(asked(), answered()) == Stored(on_disk=False)
+        assert isinstance(cache.lookup(asked()), CachedAnswer)
+        cache.close()
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
 _WRITER = """
-import sys, resource, signal
+import sys
 sys.path[:] = {path!r}
 from pathlib import Path
 from cache_stand_ins import SECRET, answered, asked
@@ -279,6 +306,7 @@ cache.store(asked(mark="0"), answered())
 print("ready", flush=True)
 number = 0
 if sys.argv[3] != "0":
+    import resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 while number < int(sys.argv[2]):
@@ -312,6 +340,7 @@ def whole_entries(path: Path) -> int:
     return len(rows)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_two_servers_killed_while_they_write_leave_a_file_in_which_everything_opens(tmp_path: Path) -> None:
     path = tmp_path / "a"
     rng = random.Random(1)
@@ -337,7 +366,7 @@ def test_two_servers_write_to_one_file_side_by_side(tmp_path: Path) -> None:
     assert whole_entries(tmp_path / "a") > 60
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs POSIX limits")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits")
 def test_a_file_that_may_not_grow_is_given_up_and_stays_whole(tmp_path: Path) -> None:
     child = writer(tmp_path / "a", 300, 200_000)
     output, _ = child.communicate(timeout=60)

@@ -49,11 +49,13 @@ def test_another_key_or_any_change_of_the_context_is_a_miss() -> None:
     cache = ResponseCache()
     cache.store(asked(), answered())
     assert cache.lookup(asked(mark="paracetamol adult fever dose")) == Miss("new")
+    assert isinstance(cache.lookup(asked()), CachedAnswer)
     for field, value in {
         "model_digest": "c" * 64, "adapter": "x", "templates_digest": "d" * 64, "medical_version": "2",
         "language": "fr", "max_tokens": 255, "reasoning_tokens": 1, "temperature": 0.7, "top_p": 0.9, "top_k": 1,
         "min_p": 0.1, "seed": 1, "stop": ("\n",), "model_name": "other",
     }.items():  # fmt: skip
+        cache.store(asked(), answered())
         assert isinstance(cache.lookup(asked(context=context(**{field: value}))), Miss), field
 
 
@@ -117,6 +119,24 @@ def test_the_most_similar_entry_of_a_key_is_given() -> None:
     found = cache.lookup(asked(embedding=(0.1, 1.0)))
     assert isinstance(found, CachedAnswer)
     assert found.text == "Give 15 mg/kg."
+
+
+def test_an_embedding_is_made_only_when_it_is_needed() -> None:
+    made: list[int] = []
+
+    def embed() -> tuple[float, ...]:
+        made.append(1)
+        return (1.0, 0.0)
+
+    cache = ResponseCache()
+    cache.lookup(asked(embed=embed))
+    cache.lookup(asked(emergency=True, embed=embed))
+    assert not made
+    cache.store(asked(embed=embed), answered())
+    found = cache.lookup(asked(embed=embed))
+    assert isinstance(found, CachedAnswer)
+    assert found.similarity == 1
+    assert len(made) == 2
 
 
 def test_an_answer_grows_too_old_and_a_clock_set_back_gives_none() -> None:
