@@ -297,7 +297,9 @@ def _forms(names: Iterable[tuple[TermKind, str, tuple[str, ...]]]) -> Forms:
 def _put(forms: Forms, kind: TermKind, name: str, word: str) -> None:
     for form in forms_of(read(word).plain, plural=kind in _WITH_PLURAL):
         have = forms.get(form) or ()
-        if all(kind in _TOGETHER and entry.kind in _TOGETHER and entry.kind is not kind for entry in have):
+        if len(form) > 1 and all(
+            kind in _TOGETHER and entry.kind in _TOGETHER and entry.kind is not kind for entry in have
+        ):
             _add(forms, form, Entry(kind, name))
 
 

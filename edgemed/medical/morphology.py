@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Literal
@@ -44,6 +44,15 @@ _DISEASE_ENDING = re.compile(
     r"|penia|megaly|toxicity|toxicities|edema|oedema|ectasis|lepsy|phobia|mania|kinesia|kinesias|plasia|trophy|uria|rrhea"
     r"|rrhoea|sclerosis|stenosis|philia|dystonia|taxia|phasia|arthria|ptysis|cephaly|esthesia|hypoxia)$"
 )
+_BEFORE_DISEASE = re.compile(
+    r"(?:[a-z]+[ -](?:induced|related|associated|dependent) |(?:severe|mild|moderate|metastatic|persistent) )(?=[a-z])"
+)
+_LOCANTS = re.compile(
+    r"(?:^|(?<=[\s(/]))((?:(?:\d[\d,']*|alpha|beta|gamma|delta|omega|[dlnopsr]|cis|trans|tert|iso|methyl|ethyl|[a-z]{2,9}yl"
+    r"|amino|hydroxy|methoxy|chloro|fluoro|nitro|bromo|oxo|di|tri|bis|all|nor|deoxy|acetyl)-)+)$"
+)
+_CODE = re.compile(r"(?<![\w-])(?:[a-z]{2,4}-?\d{3,6}[a-z]{0,2}|[a-z]{2,4}\d{2}[a-z]\d)(?![\w-])")
+"""Research codes: "ly274614", "mk-801"."""
 _ABBREVIATION = re.compile(r" ?\(([A-Za-z][A-Za-z0-9-]{1,8})\)")
 
 
@@ -57,6 +66,9 @@ class MorphologyList(Record):
     disease_sites: tuple[str, ...]
     disease_modifiers: tuple[str, ...]
     not_disease: tuple[str, ...]
+    not_mentioned: tuple[str, ...]
+    """Canonical names and words of listed terms that name no disease or chemical."""
+    disease_adjectives: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,8 @@ class _Words:
     sites: frozenset[str]
     modifiers: frozenset[str]
     not_disease: frozenset[str]
+    not_mentioned: frozenset[str]
+    adjectives: frozenset[str]
 
 
 def mentions_of(text: str, lexicon: Lexicon | None = None) -> list[Mention]:
@@ -90,16 +104,35 @@ def mentions_of(text: str, lexicon: Lexicon | None = None) -> list[Mention]:
     reading = read(text)
     plain, words = reading.plain, list(WORD.finditer(reading.plain))
     found: list[Mention] = []
+    lists = _words()
     for term in find_terms(plain, lexicon):
-        if label := _LABELS.get(term.kind):
-            found.append(Mention(label, term.start, term.end, term.listed))
-    found += _by_rule(plain, words, _words())
-    kept = _apart(found)
+        silent = term.name in lists.not_mentioned or plain[term.start : term.end] in lists.not_mentioned
+        if (label := _LABELS.get(term.kind)) and not silent:
+            found.append(_bare(plain, Mention(label, term.start, term.end, term.listed)))
+    found += _by_rule(plain, words, lists)
+    found += [Mention("chemical", match.start(), match.end(), False) for match in _CODE.finditer(plain)]
+    kept = [_with_prefix(plain, mention) for mention in _apart(found)]
     kept = _apart([*kept, *_abbreviated(reading.text if reading.places is None else plain, kept)])
     if reading.places is not None:
         at = reading.places
         kept = [Mention(mention.label, at[mention.start], at[mention.end], mention.listed) for mention in kept]
     return kept
+
+
+def _bare(plain: str, mention: Mention) -> Mention:
+    """A disease without what caused it and how severe it is: "heparin-induced thrombocytopenia", "severe pain"."""
+    if mention.label != "disease":
+        return mention
+    match = _BEFORE_DISEASE.match(plain, mention.start, mention.end)
+    return replace(mention, start=match.end()) if match else mention
+
+
+def _with_prefix(plain: str, mention: Mention) -> Mention:
+    """A chemical with its locants: "2-chloroprocaine", "alpha-lipoic acid"."""
+    if mention.label != "chemical":
+        return mention
+    match = _LOCANTS.search(plain, max(0, mention.start - 24), mention.start)
+    return replace(mention, start=match.start(1)) if match else mention
 
 
 def _by_rule(plain: str, words: list[re.Match[str]], lists: _Words) -> Iterator[Mention]:
@@ -112,6 +145,8 @@ def _by_rule(plain: str, words: list[re.Match[str]], lists: _Words) -> Iterator[
                 yield Mention("disease", match.start(), match.end(), False)
             elif _SAFE_CHEMICAL.search(word) and word not in lists.not_chemical:
                 yield Mention("chemical", match.start(), match.end(), False)
+        if word in lists.adjectives:
+            yield Mention("disease", match.start(), match.end(), False)
         if word in lists.heads and (start := _site_before(plain, words, place, lists)) is not None:
             yield Mention("disease", start, match.end(), False)
 
@@ -190,4 +225,6 @@ def _words() -> _Words:
         sites=frozenset(form for name in data.disease_sites for form in forms_of(name, plural=False)),
         modifiers=frozenset(data.disease_modifiers),
         not_disease=frozenset(data.not_disease),
+        not_mentioned=frozenset(data.not_mentioned),
+        adjectives=frozenset(data.disease_adjectives),
     )
