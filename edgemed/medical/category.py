@@ -7,6 +7,7 @@ Danger signs are a flag of their own: three words about doses do not outvote a c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from edgemed.core.records import Record
 from edgemed.medical.cues import clause_words, cue_matcher, standing_of
 from edgemed.medical.danger import DangerSign, danger_signs
 from edgemed.medical.language import DEFAULT_LANGUAGE, Category, language_data
+from edgemed.medical.lexicon import find_terms
+from edgemed.medical.mentions import TermKind
 from edgemed.medical.phrases import Phrases, Words, words_of
 from edgemed.medical.reading import Reading, read
 
@@ -27,6 +30,7 @@ PRIORITY = (
 )
 MOST_REASONS = 20
 """So many different words are given as reasons; the scores count all."""
+_DRUG_SOUGHT = 20_000  # characters in which a drug's name is looked for
 
 
 class Classification(Record):
@@ -61,9 +65,9 @@ def classify(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | Non
     """The category, subclass, reasons and danger signs of a question; linear in its length, never raises on text."""
     reading = read(question)
     words = _words(reading, language, folder)
-    found = _keywords(words, language, folder)
+    found = _keywords(words, reading, language, folder)
     scores = _scores(found)
-    category = _best(scores)
+    category = _best(found)
     return Classification(
         category=category,
         subclass=_subclass(words, category, language, folder),
@@ -76,12 +80,14 @@ def classify(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | Non
 
 def category_of(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> Category:
     """The category of a question in `language`; linear in its length, never raises on text."""
-    return _best(category_scores(question, language, folder))
+    reading = read(question)
+    return _best(_keywords(_words(reading, language, folder), reading, language, folder))
 
 
 def category_scores(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> dict[Category, int]:
     """How many keywords of each of the five categories the question holds, denied ones left out."""
-    return _scores(_keywords(_words(read(question), language, folder), language, folder))
+    reading = read(question)
+    return _scores(_keywords(_words(reading, language, folder), reading, language, folder))
 
 
 def _words(reading: Reading, language: str, folder: Path | None) -> Words:
@@ -89,29 +95,42 @@ def _words(reading: Reading, language: str, folder: Path | None) -> Words:
     return words_of(reading.plain, joins=data.joins, clause_words=clause_words(data))
 
 
-def _keywords(words: Words, language: str, folder: Path | None) -> list[_Keyword]:
+def _keywords(words: Words, reading: Reading, language: str, folder: Path | None) -> list[_Keyword]:
+    """The keywords that count; a drug's name is one where no other word speaks of medication."""
     matcher, classes = _matcher(language, folder)
     found = matcher.longest(words)
-    if not found:
-        return []
-    denied = standing_of(words, cue_matcher(language, folder).find(words)).denied
-    return [
+    denied = standing_of(words, cue_matcher(language, folder).find(words)).denied if found else bytearray()
+    keywords = [
         _Keyword(classes[each.value], words.starts[each.start], words.ends[each.end - 1])
         for each in found
         if not denied[each.start]
     ]
+    if not any(keyword.category in (Category.MEDICATION, Category.PREVENTION) for keyword in keywords):
+        keywords.extend(_first_drug(reading))
+    return keywords
+
+
+def _first_drug(reading: Reading) -> Iterator[_Keyword]:
+    for term in find_terms(reading.plain[:_DRUG_SOUGHT]):
+        if term.kind is TermKind.DRUG and term.listed and "vaccine" not in term.name:
+            yield _Keyword(Category.MEDICATION, term.start, term.end)
+            return
 
 
 def _scores(found: list[_Keyword]) -> dict[Category, int]:
     scores = dict.fromkeys(PRIORITY, 0)
     for keyword in found:
-        scores[keyword.category] += 1
+        if keyword.category in scores:
+            scores[keyword.category] += 1
     return scores
 
 
-def _best(scores: dict[Category, int]) -> Category:
+def _best(found: list[_Keyword]) -> Category:
+    """The category of most keywords; `general` without any, or when more words speak for it than for each other."""
+    scores = _scores(found)
     best = max(PRIORITY, key=lambda category: scores[category])  # max keeps the first of equals: the priority
-    return best if scores[best] else Category.GENERAL
+    general = sum(keyword.category is Category.GENERAL for keyword in found)
+    return best if scores[best] and scores[best] >= general else Category.GENERAL
 
 
 def _subclass(words: Words, category: Category, language: str, folder: Path | None) -> str:
@@ -142,10 +161,11 @@ def _reasons(reading: Reading, found: list[_Keyword]) -> tuple[str, ...]:
 def _matcher(language: str, folder: Path | None) -> tuple[Phrases, tuple[Category, ...]]:
     data = language_data(language, folder)
     values: dict[str, tuple[int, ...]] = {}
-    for value, category in enumerate(PRIORITY):
+    classes = (*PRIORITY, Category.GENERAL)
+    for value, category in enumerate(classes):
         for word in data.keywords.get(category, ()):
             values[word] = (*values.get(word, ()), value)
-    return Phrases(values, joins=data.joins), PRIORITY
+    return Phrases(values, joins=data.joins), classes
 
 
 @cache
