@@ -88,6 +88,8 @@ def clinical_key(question: str, language: str = "en", lexicon: Lexicon | None = 
             fields.setdefault(name, []).append(value)
     if fields.get("pregnancy") and fields.get("sex") == ["female"]:
         del fields["sex"]
+        if fields.get("age_bands") == ["adult"]:  # "a woman who is pregnant" and "a pregnant woman"
+            del fields["age_bands"]
     return ClinicalKey(
         language=language,
         intents=asked.intents,

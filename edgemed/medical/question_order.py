@@ -37,10 +37,31 @@ def order_of(asked: Asked) -> tuple[str, ...]:
         and len(asked.intents) < 2
         and ("dose" in asked.intents or not _names_allergen(asked.rest))
     )
+    if not simple and asked.intents == ("dose",) and n_drugs(asked.rest) < 2:
+        return _dose_order(asked.rest)
     if not simple:
         return ("in this order: " + " / ".join(item.name for item in asked.everything),)
     loose = [] if "dose" in asked.intents else [*joints, *_sides(asked, sorts)]
     return tuple(sorted([f"{sort}: {' / '.join(names)}" for sort, names in parts] + loose))
+
+
+def _dose_order(items: Sequence[Item]) -> tuple[str, ...]:
+    """For the dose of one drug: it may stand anywhere, everything else in one order, with the words that lead on."""
+    drug = [item.name for item in items if _DRUG.intersection(item.kinds)]
+    rest: list[Item] = []
+    for item in items:
+        if item.role == Role.INTENT or _DRUG.intersection(item.kinds):
+            while rest and rest[-1].role == Role.CONNECTOR and rest[-1].name != "on":
+                rest.pop()
+        elif rest or item.role != Role.CONNECTOR or item.name == "on":
+            rest.append(item)
+    leading = [item.name for item in rest if _sort_of(item) not in ("", "-")]
+    return (f"drug: {' / '.join(drug)}", f"in this order: {' / '.join(leading)}")
+
+
+def n_drugs(items: Sequence[Item]) -> int:
+    """How many drugs and classes of drugs are named, the same one twice counted twice."""
+    return sum(1 for item in items if _DRUG.intersection(item.kinds))
 
 
 def _sides(asked: Asked, sorts: Sequence[str]) -> list[str]:
@@ -167,8 +188,8 @@ def _parts(items: Sequence[Item]) -> tuple[list[tuple[str, list[str]]], list[str
 
 def _sorted_person(names: list[str]) -> list[str]:
     """ "pregnant woman" and "a woman who is pregnant": a person's plain attributes may change places."""
-    plain = {"adult", "female", "pregnant", "adult = female", "infant", "newborn", "adult = female = pregnant", "who"}
+    plain = {"adult", "female", "pregnant", "adult = female", "infant", "newborn", "adult = female = pregnant", "with"}
     if not set(names) <= plain:
         return names
-    words = {word for name in names for word in name.split(" = ")} - {"who"}
+    words = {word for name in names for word in name.split(" = ")} - {"with"}
     return sorted(words - {"adult", "female"} if "pregnant" in words else words)

@@ -66,11 +66,11 @@ def value_of_term(kind: TermKind, name: str, surface: str, lexicon: Lexicon) -> 
 
 def _drug_value(name: str, surface: str, lexicon: Lexicon) -> str:
     lists = same_meaning()
-    words = words_of(surface)
-    salts = [word for word in words if word in lexicon.salts and word not in name]
+    words = words_of(american(surface))
+    salts = [word for word in words if word in lexicon.salts and word not in american(name)]
     bare = [word for word in words if word not in salts] or list(words)
     written = " ".join(bare)
-    if written != " ".join(words_of(name)):
+    if written != " ".join(words_of(american(name))):
         drug = lexicon.drug(written) or lexicon.drug(" ".join(words))
         if drug is None or drug.name != name or _form_matters(drug, words, lists):
             return f"{name} ({' '.join(words)})"

@@ -13,6 +13,7 @@ from edgemed.medical.mentions import TermKind
 from edgemed.medical.question_items import Item
 from edgemed.medical.question_words import Intent, QuestionWords, Role, question_words
 
+_DRUG = frozenset([TermKind.DRUG, TermKind.DRUG_CLASS])
 _WH = frozenset(["how", "when", "why", "where", "who", "whom", "whose"])
 
 _SPOKEN = frozenset([Role.MAY, Role.SHOULD, Role.GIVE, Role.USUAL_END])
@@ -124,7 +125,8 @@ class _Work:
         named = self.intents()
         absorbed = self._absorbed()
         asks_dose = "dose" in named
-        takes_give = any(self._intent(name).takes_give for name in named)
+        one_drug = sum(1 for item in self.items if _DRUG.intersection(item.kinds)) < 2
+        takes_give = one_drug and any(self._intent(name).takes_give for name in named)
         self.asks = [word for word in self.asks if word not in absorbed]
         said = {other for name in named for other in self._intent(name).absorbs_intents}
         described = {other for name in named for other in self._intent(name).as_words}
