@@ -29,10 +29,10 @@ _DATES = tuple(
     )
 )
 _DAY_YEAR = re.compile(
-    r"(?P<day>\d{1,2})(?:st|nd|rd|th)?\b(?:,? (?P<year>(?:19|20)\d\d)\b)?(?! ?(?:mg|m[lL]|g|mcg|tab"
+    r"(?P<day>\d{1,2})(?:st|nd|rd|th)?\b(?: ?,? (?P<year>(?:19|20)\d\d)\b)?(?! ?(?:mg|m[lL]|g|mcg|tab"
     r"|[a-z]+s\b))(?![./-]\d)"
 )
-_MONTH_BEFORE = re.compile(rf"\b{_MONTH}\.?,? $")
+_MONTH_BEFORE = re.compile(rf"\b{_MONTH}\.?(?: ?,)? $")
 _YEAR_ONLY = re.compile(_YEAR)
 _CLOCK = re.compile(
     joined(
@@ -45,7 +45,7 @@ _CLOCK = re.compile(
 _AT = re.compile(r"\b(?:at|by|from|since|until|till|around|about|before|after|to|and|time:?|@|between) ?$|^$")
 _DECADE = re.compile(r"(?P<year>(?:18|19|20)\d0)'?s\b")
 _PHONE = re.compile(
-    r"\+?\d[\d-]{0,14}(?:[ -]\d{2,14}){2,6}(?!\d)(?! ?(?:mg|ml|g|kg|mcg|iu|units|[a-z]+s)\b)"
+    r"\d{3}\) ?\d{3}[ -]\d{4}\b|\+?\d[\d-]{0,14}(?:[ -]\d{2,14}){2,6}(?!\d)(?! ?(?:mg|ml|g|kg|mcg|iu|units|[a-z]+s)\b)"
     r"|\d{7,30}(?![\d.,]| ?[a-z%/])"
 )
 _SHORT_PHONE = re.compile(r"\d{3}-\d{4}\b")

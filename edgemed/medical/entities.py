@@ -38,7 +38,8 @@ def parse(text: str, language: str = "en", lexicon: Lexicon | None = None) -> En
     found = [term for term in found if term.end - term.start > 1 or term.kind is not TermKind.DRUG]
     named = [(term.start, term.end) for term in found if _has_digit(plain, term)]
     drug_ends = {term.end for term in found if term.kind is TermKind.DRUG}
-    amounts, unread = amounts_of(plain, named, drug_ends)
+    written = reading.text if reading.places is None else ""
+    amounts, unread = amounts_of(plain, named, drug_ends, written)
     unread += _digits_left(plain, [*amounts, *unread, *found])
     if len(plain) < len(reading.plain):
         unread.append(Unread(len(plain), len(reading.plain), f"more than {MAX_CHARACTERS} characters"))

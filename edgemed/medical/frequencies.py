@@ -48,6 +48,7 @@ _EVERY = re.compile(rf"(?:every|each) (?:{_RANGE}(?: ?- ?| )?)?{_STEP}(?P<unit>{
 _EVERY_Q = re.compile(rf"q\.? ?(?:(?P<low>\d+)(?:{_JOIN}(?P<high>\d+))?\.?[ -]?)?{_STEP}(?P<unit>{_INTERVAL_UNIT})")
 _Q_HOURS = re.compile(r"q ?(?P<low>[1-9]\d?)(?: ?- ?(?P<high>\d{1,2}))?(?![\w.]|-\w)")
 _Q_OTHER = re.compile(r"q ?(?P<when>am|pm|hs|day|daily)\b|q\.h\.s\.?")
+_ONCE_IN = re.compile(rf"once (?:in|per) (?:every )?{_RANGE}(?: ?- ?| )?(?P<unit>{_INTERVAL_UNIT})")
 _STEPS = {"other": 2, "alternate": 2, "second": 2, "2nd": 2, "third": 3, "3rd": 3, "fourth": 4, "4th": 4}
 _ALTERNATE = re.compile(
     r"(?:alternate|alternating) (?:days?|nights?|d)\b|eod\b|qod\b|q ?\. ?o ?\. ?d\b\.?|e\.o\.d\b\.?"
@@ -94,7 +95,8 @@ def frequency_at(plain: str, start: int, before: str) -> Amount | None:
         high = Fraction(_ONCE_VALUES.get(match["more"] or "", int(low)))
         if match["period"]:
             return _rate(start, match.end(), low, high, _PERIOD_OF[match["period"]])
-        return None
+        interval_in = _ONCE_IN.match(plain, start)
+        return _interval_of(start, interval_in) if interval_in else None
     if match := _ALTERNATE.match(plain, start):
         return _amount(start, match.end(), Fraction(2), Fraction(2), "day")
     if match := _ALONE.match(plain, start):
@@ -140,7 +142,11 @@ def _interval(plain: str, start: int, before: str = "") -> Amount | None:
     match = (_EVERY_Q if plain[start] == "q" else _EVERY).match(plain, start)
     if match is None:
         return None
-    word = match["unit"]
+    return _interval_of(start, match)
+
+
+def _interval_of(start: int, match: re.Match[str]) -> Amount | None:
+    word, step = match["unit"], match.groupdict().get("other")
     unit = _WEEKLY_UNIT.get(word) or SYMBOL_OF.get(word) or _PERIOD_OF.get(word, word)
     if match["low"]:
         low, high = _values(match)
@@ -149,9 +155,9 @@ def _interval(plain: str, start: int, before: str = "") -> Amount | None:
         if word == "fortnight":
             low, high, unit = 2 * low, 2 * high, "week"
         return _amount(start, match.end(), low, high, unit)
-    if plain.startswith("each", start) and unit in _EACH_RARELY:
+    if match[0].startswith("each") and unit in _EACH_RARELY:
         return None
-    steps = Fraction(_STEPS[match["other"].strip()] if match["other"] else 1)
+    steps = Fraction(_STEPS[step.strip()] if step else 1)
     if unit == "fortnight":
         return _amount(start, match.end(), Fraction(2), Fraction(2), "week")
     if steps == 1 and unit in ("day", "week", "month", "year"):

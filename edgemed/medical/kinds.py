@@ -33,7 +33,7 @@ _SIGNS = {
     ),
     ">": (
         "above|beyond|bigger than|exceeded|greater than|heavier than|higher than|in excess of|"
-        "larger than|later than|longer than|more than|older than|over|past|worse than"
+        "larger than|later than|longer than|more than|older than|over|worse than"
     ),
     "<": (
         "below|better than|earlier than|fewer than|less than|lighter than|lower than|not yet|"
@@ -63,9 +63,10 @@ _MAXIMUM = re.compile(
 _FILLERS = re.compile(r"(?: (?:the|age|ages|aged|a|an|of|only|be|another|total|first|last|equal to)|,)$")
 _AFTER_SIGN = re.compile(
     joined(
-        r"""(?: old| of age|-old)?(?:,? ?(?:
+        r"""(?P<plus>\+(?! ?[\d/(]))
+        |(?: old| of age|-old)?(?:,? ?(?:
         (?P<ge>(?:or|and|&) (?:more|older|above|over|greater|higher|longer|heavier|up|upwards?|onwards?|beyond)\b
-        |or at least|\+(?![ ]?[\d/(])|plus\b(?! [a-z])|at least\b|minimum\b)
+        |or at least|plus\b(?! [a-z]))
         |(?P<le>(?:or|and) (?:less|younger|below|under|fewer|lower|shorter|lighter)\b)
         )|(?P<most> (?:maximum|max|at (?:the )?most|tops)\b(?!\.?:? ?(?:dose|of|is|\d))))"""
     )
@@ -81,8 +82,8 @@ def comparator_of(before: str, plain: str, end: int, kind: QuantityKind) -> str:
     if kind is QuantityKind.FREQUENCY and plain[end - 1].isalpha() and not _COUNTED_RATE.search(plain, end - 24, end):
         return ""
     after = _AFTER_SIGN.match(plain, end)
-    if after and not (kind is QuantityKind.DOSE and after.end() == end + 1 and after[0] != "+"):
-        return ">=" if after["ge"] else "<="
+    if after and not (after["plus"] and kind is QuantityKind.FREQUENCY):
+        return "<=" if after["le"] or after["most"] else ">="
     tail = before.rstrip(" ([-\u2009").replace("(", " ")
     if not tail:
         return ""
@@ -226,13 +227,18 @@ _OUTPUT_AFTER = re.compile(
     r" (?:of )?(?:[a-z]+ )?(?:urine|blood loss|pus|bleeding|drained|lost|clear fluid|albumin for|protein|fib(?:er|re)"
     r"|fat|sugars?|carbo|sodium)\b"
 )
+_SOLUTION_AFTER = re.compile(
+    r" (?:w/v |aqueous |topical )?(?:solution|cream|ointment|gel|lotion|eye|drops|shampoo|mouthwash|injection|spray"
+    r"|paste)\b"
+)
 _EXCRETED = re.compile(r"\b(?:urin(?:e|ary)|proteinuria|protein|excretion|albuminuria)\b[^.;,]{0,18}$")
 _COUNT_CUE = re.compile(
     r"\b(?:miss(?:ed|es|ing)?|dispens(?:e|ed)|supply|supplied|left|forgot(?:ten)?|skipped|bottle of|pack of"
     r"|stock)\b[^.;]{0,18}$"
 )
 _COUNT_AFTER = re.compile(
-    r" (?:(?:of [a-z-]+(?: \d+ ?m?c?g)? )?(?:were |was |are )?(?:dispensed|in stock|left|remaining|prescribed|missed"
+    r" (?:(?:of [a-z-]+(?: \d+(?:\.\d+)? ?m?c?g)? )?(?:were |was |are )?(?:dispensed|in stock|left|remaining"
+    r"|prescribed|missed"
     r"|in a pack)\b)"
 )
 _MEASURED = re.compile(
@@ -241,13 +247,14 @@ _MEASURED = re.compile(
             |iration|s)?(?: rate)?|breathing|spo2|sao2
         |sats?|saturation|o2 sats?|temp(?:erature)?|t|gcs|apgars?|inr|scores?|ph|z-?scores?|grades?|p|ratio|rates?
         |level|count|index|bmi
-        |titers?|titres?|glucose|sugar|rbs|fbs|rbg|fbg|bsl|bgl|creatinine|creat|cr|urea|bun|hb|hgb|ha?emoglobin|hba1c
+        |titers?|titres?|glucose|sugar|rbs|fbs|rbg|fbg|bsl|bgl|bm|creatinine|creat|cr|urea|bun|hb|hgb|ha?emoglobin|hba1c
         |a1c|hct|pcv|ha?ematocrit
         |wbc|wcc|white (?:blood )?cells?|platelets?|plts?|plt|crp|esr|alt|ast|alp|ggt|bilirubin|bili|albumin|sodium
         |na\+?|potassium|k\+?|calcium
         |magnesium|phosphate|lactate|tsh|t4|t3|ft4|ft3|psa|ck|troponin|ferritin|cd4(?: count)?|viral load|vl|anc|fev1
         |pef|muac|egfr|gfr|crcl|fio2|paco2
-        |pao2|pco2|po2|hco3|bicarbonate|bicarb|base excess|be|cholesterol|ldl|hdl|triglycerides|fh|fhr|fundal height
+        |pao2|pco2|po2|hco3|bicarbonate|bicarb|base excess|be|cholesterol|ldl|hdl|triglycerides|fh|scored|fhr
+        |fundal height
         |sfh|height|length|osmolality|phq-?9
         |epds|audit|nyha|pain|vas|size|diameter|velocity|ef|ejection fraction|values?|r2|odds|hazard|rr|or|ci|mean
         |median|sd|age|fold|stages?
@@ -283,6 +290,10 @@ def kind_of(unit: str, value: float, before: str, plain: str, end: int) -> Quant
         return QuantityKind.WEIGHT
     if unit in ("mL/min", "mL/min/1.73 m2", "L/min", "mL/h", "mL/kg/h") or unit.startswith("mL/min/1.73"):
         return QuantityKind.MEASURE if _FLOW.search(before) or "1.73" in unit else QuantityKind.DOSE
+    if "kcal" in unit:
+        return QuantityKind.MEASURE
+    if unit == "%" and _SOLUTION_AFTER.match(plain, end):
+        return QuantityKind.DOSE
     if _LAB_UNIT.search(unit) and not _DOSED.search(unit):
         return QuantityKind.MEASURE
     if unit in ("tablet", "capsule", "dose", "vial", "ampoule", "sachet") and (

@@ -11,8 +11,11 @@ from edgemed.medical.unit_chains import CHAIN
 _CITATION = re.compile(r"\d{1,3}(?: ?[,-] ?\d{1,3}){0,9}\]")
 _ITEM_BEFORE = re.compile(r"(?:^|\n|[.;:] )[ (]*$")
 _ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
-_ITEM_IN_BRACKETS = re.compile(r"\d\) [a-z]")
+_ITEM_IN_BRACKETS = re.compile(r"\d ?\) [a-z]")
 _ORDINAL = re.compile(r"\d{1,4}(?:st|nd|rd|th)\b")
+_KARYOTYPE_OR_DIMENSION = re.compile(
+    r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:echo|ultra|imag|struct|model|scan|conform|print))"
+)
 _GLUED = re.compile(r"(?P<word>[a-z][a-z.]*)(?P<dash>-?)$")
 _GLUED_ALLOWED = frozenset(
     re.findall(
@@ -28,12 +31,14 @@ _TEMPERATURE = re.compile(r"(?:3[4-9]|4[0-2])\.\d")
 _NAMED_BEFORE = re.compile(
     joined(
         r"""\b(?:types?|alpha|beta|gamma|delta|kappa|omega|epsilon|theta|zeta|chromosomes?|trisomy|factors?|complement
+            |component|position
             |interleukin
         |vitamin(?: [a-z])?|vit\.?(?: [a-z])?|coenzyme q|hepatitis|phase|figures?|figs?\.?|tables?|sections?|chapters?
         |appendix|version
         |exons?|introns?|codons?|domain|isoform|groups?|lamin|tier|hsv|hpv|hiv|il|htlv|interferon|subtypes?|genotypes?
         |serotypes?
-        |mucolipidosis|mucopolysaccharidosis|influenza|caspase|cyclin|receptor|paragraph|question|clone|strain|cohort
+        |mucolipidosis|mucopolysaccharidosis|influenza|caspase|cyclin|receptor|paragraph|residues?|amino acid|question
+        |clone|strain|cohort
         |box|annex)
         (?: ?- ?| )?(?:\d+[a-z]? ?(?:and|or|,|to|-|/|&) ?){0,3}$"""
     )
@@ -61,13 +66,19 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
         return Unread(start, match.end(), "a citation")
     if (match := _ITEM.match(plain, start)) and _ITEM_BEFORE.search(before):
         return Unread(start, match.end() - 1, "a list numeral")
-    if before.endswith("(") and (match := _ITEM_IN_BRACKETS.match(plain, start)):
+    if before.endswith(("(", "( ")) and _ITEM_IN_BRACKETS.match(plain, start) and _is_enumerated(plain):
         return Unread(start, start + 1, "a list numeral")
+    if match := _KARYOTYPE_OR_DIMENSION.match(plain, start):
+        return Unread(start, match.end(), "digits inside a name")
     if match := _ORDINAL.match(plain, start):
         return Unread(start, match.end(), "an ordinal")
     if match := _CHEMICAL.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
     return _glued(plain, start, before, cut_in_words=cut_in_words) or _named(plain, start, before)
+
+
+def _is_enumerated(plain: str) -> bool:
+    return ("(1)" in plain and "(2)" in plain) or ("( 1 )" in plain and "( 2 )" in plain)
 
 
 def _glued(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:

@@ -45,7 +45,8 @@ _OF_OTHER = re.compile(
         |fiber|fibre|protein|fat|sugar|coffee|soup|porridge|formula)\b"""
     )
 )
-_IN = re.compile(r"\b(?:in|with|into) (?:a |an )?(?:bag of |bottle of )?$")
+_CODE_BEFORE = re.compile(r"\b[a-z]+ ?-? ?\d{3,}[a-z]? ?\( ?(?:\d[\d. ]* (?:and|or) )?$")
+_CODE_AFTER = re.compile(r" (?:dose )?of [a-z]+ ?-? ?\d{3,}")
 _ASIDE = re.compile(
     r"\b(?:without|instead of|rather than|unlike|allergic to|allergy to|avoid|than|no|not with|in place of"
     r"|replace[sd]?|placebo or)(?: any)? $"
@@ -194,8 +195,14 @@ def _is_of_other(plain: str, amount: Amount) -> bool:
     return amount.kind is QuantityKind.DOSE and bool(_OF_OTHER.match(plain, amount.end))
 
 
+def _is_of_code(plain: str, amount: Amount) -> bool:
+    """ "SC-48334 (1000 mg", "10 mg of LY274614": of a test compound that no list has, not of the drug further off."""
+    before = plain[max(0, amount.start - 30) : amount.start]
+    return bool(_CODE_BEFORE.search(before) or _CODE_AFTER.match(plain, amount.end))
+
+
 def _owner(plain: str, drugs: Sequence[FoundTerm], starts: Sequence[int], amount: Amount) -> str:
-    if _is_of_other(plain, amount):
+    if _is_of_other(plain, amount) or _is_of_code(plain, amount):
         return ""
     following = bisect_left(starts, amount.start)
     after = drugs[following] if following < len(drugs) else None

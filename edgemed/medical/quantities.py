@@ -29,7 +29,8 @@ MAX_NUMBERS = 500
 _CANDIDATE = re.compile(
     joined(
         rf"""\d+|(?<![\w.])\.(?=\d)|(?<=[=<>(] )\.(?= \d)|[{VULGAR}]
-        |\b(?:{"|".join(WORDS)}|an? (?=half\b|quarter\b|third\b|hundred\b|thousand\b|dozen\b|couple of\b)|once|twice
+        |\b(?:{"|".join(WORDS)}|an? (?=(?:hour|day|week|month|year) and (?:a )?half\b|half\b|quarter\b|third\b
+        |hundred\b|thousand\b|dozen\b|couple of\b)|once|twice
         |thrice
         |daily|nightly|weekly|fortnightly|monthly|yearly|annually|hourly|every|each|alternate|alternating|q|qd|od|o
         |bds?|b|bid
@@ -55,7 +56,7 @@ _UNIT = re.compile(
 )
 _SPREAD = re.compile(rf"(?: ?\+ ?/ ?- ?| ?± ?| ?\+- ?)(?:{NUMBER})")
 _JOIN = re.compile(
-    r"(?P<to> ?- ?| to | up to |, up to | through | till | until |-to-| ?~ ?)|(?P<or>,? or "
+    r"(?P<to>-? to |-to | ?- ?| up to |, up to | through | till | until |-to-| ?~ ?)|(?P<or>-? ?,? or "
     r"|-or-| ?/ ?(?=\d)| and/or )|(?P<and> and | & )"
 )
 _BETWEEN = re.compile(r"\b(?:between|from|ranging|range[sd]?)(?: the)?(?: ages?| age)?(?: of| from| between)? ?$")
@@ -78,6 +79,12 @@ _ONE_BEFORE = re.compile(
 )
 _OF_MASS = re.compile(r"(?:g|mg|mcg|ng|mL|L|IU|mmol|mEq)\b|%")
 _DAYS_AND_HOURS = {("min", "day"): Fraction(1440), ("day", "min"): Fraction(1, 1440)}
+_OF_ONE = re.compile(r" of (?:an?|one|the)(?= )")
+_MOLAR = re.compile(
+    r" ?(?P<size>[mµμunp]|(?<=\d[. ])|(?<=[.,]\d)|(?<=[.,]\d\d)|(?<=[^\w.]\d)"
+    r"|(?<=[^\w.]\d ))M(?![\w./-])"
+)
+_MOLES = {"": "mol", "m": "mmol", "µ": "mcmol", "μ": "mcmol", "u": "mcmol", "n": "nmol", "p": "pmol"}
 _NOUN = re.compile(r" [a-z]{3,}")
 _OF_STRONG_FORM = re.compile(
     rf" ?(?:of )?(?:an? |the )?{NUMBER}[ -]?(?:mg|mcg|µg|g|grams?|milligrams?|micrograms?)(?: \([a-z ]+\))?[ -]"
@@ -92,12 +99,13 @@ _SPACED_SIGN = re.compile(r" (?:,|\)|\.)(?= |$)")
 
 
 def amounts_of(
-    plain: str, names: Sequence[tuple[int, int]] = (), drug_ends: Collection[int] = ()
+    plain: str, names: Sequence[tuple[int, int]] = (), drug_ends: Collection[int] = (), written: str = ""
 ) -> tuple[list[Amount], list[Unread]]:
     """All quantities of a plain text in order, and the digits that are none; linear in the text.
 
     `names` are the places of listed names, in order: digits in them are no numbers. `drug_ends` are the places where
-    a drug's name ends: "250/50" right after one is a strength and no blood pressure.
+    a drug's name ends: "250/50" right after one is a strength and no blood pressure. `written` is the text before it
+    was made plain, with the same places: only there can "0.5 M" be told from "0.5 m".
     """
     found: list[Amount] = []
     unread: list[Unread] = []
@@ -113,7 +121,8 @@ def amounts_of(
         if tried > MAX_NUMBERS:
             unread.append(Unread(start, len(plain), f"more than {MAX_NUMBERS} numbers"))
             break
-        reader = _Reader(plain, start, cut_in_words=cut_in_words, after_drug=_after_drug(plain, start, drug_ends))
+        after_drug = _after_drug(plain, start, drug_ends)
+        reader = _Reader(plain, start, cut_in_words=cut_in_words, after_drug=after_drug, written=written)
         outcome = reader.read()
         if isinstance(outcome, Unread):
             unread.append(outcome)
@@ -131,8 +140,9 @@ def _after_drug(plain: str, start: int, drug_ends: Collection[int]) -> bool:
 class _Reader:
     """Reads the one quantity that begins at a place."""
 
-    def __init__(self, plain: str, start: int, *, cut_in_words: bool, after_drug: bool) -> None:
+    def __init__(self, plain: str, start: int, *, cut_in_words: bool, after_drug: bool, written: str) -> None:
         self.plain = plain
+        self.written = written
         self.start = start
         self.cut_in_words = cut_in_words
         self.after_drug = after_drug
@@ -151,6 +161,9 @@ class _Reader:
             special = special_quantities.special_at(plain, start, before, after_drug=self.after_drug)
             if special is not None:
                 return [replace(special, comparator=self._comparator(special))]
+        elif half := special_quantities.and_a_half_at(plain, start):
+            unit, end = half
+            return [self._kinded(Fraction(3, 2), Fraction(3, 2), unit, end)]
         elif ratio := special_quantities.word_ratio_at(plain, start):
             return [ratio]
         elif (decade := special_quantities.decade_at(plain, start)) is not None:
@@ -172,6 +185,8 @@ class _Reader:
         if low is None:
             return Unread(self.start, match.end(), "a number too long")
         end = match.end()
+        if low < 1 and (of_one := _OF_ONE.match(plain, end)) and _UNIT.match(plain, of_one.end()):
+            end = of_one.end()
         first = _UNIT.match(plain, end)
         chain = first["chain"] if first else ""
         end = first.end() if first else end
@@ -221,7 +236,7 @@ class _Reader:
         if chain and (unit := _UNIT.match(self.plain, first_end)):
             first_end = unit.end()
         first = self._kinded(low, low, chain or last, first_end)
-        other = _Reader(self.plain, second.start(), cut_in_words=self.cut_in_words, after_drug=False)
+        other = _Reader(self.plain, second.start(), cut_in_words=self.cut_in_words, after_drug=False, written="")
         return [first, other._kinded(high, high, last, end)]
 
     def _one_range(self, low: Fraction, high: Fraction, chain: str, last: str, end: int) -> list[Amount] | None:
@@ -245,38 +260,52 @@ class _Reader:
         return not word.startswith(("couple", "the couple"))
 
     def _kinded(self, low: Fraction, high: Fraction, chain: str, end: int) -> Amount:
+        """The amount with the kind that its unit and the words around it say, in canonical units."""
         plain, before, start = self.plain, self.before, self.start
-        unit = symbols(chain) if chain else ""
-        if unit == "m" and OLD.match(plain, end):
-            unit = "month"
-        if not unit and high < 1 and (form := _OF_STRONG_FORM.match(plain, end)):
-            unit = SYMBOL_OF[form["form"]]
-        if unit == "mcL" and chain.startswith(("mm", "cu", "cmm")):
-            unit = "/mcL"  # "CD4 above 100 mm3"
-        if not unit and (day := _DAY_BEFORE.search(before)):
-            unit = day["unit"].removesuffix("s").replace("hour", "h")
-            name, factor = canonical(unit)
+        unit, end = self._unit_meant(low, high, chain, end)
+        if not chain and not unit and (day := _DAY_BEFORE.search(before)):
+            name, factor = canonical(day["unit"].removesuffix("s").replace("hour", "h"))
             return Amount(QuantityKind.TIME, low * factor, high * factor, name, start, end)
-        if unit == "degree" or (chain == "f" and not 90 <= low <= 110):
-            unit = "°C" if 30 <= low <= 45 else "°F" if 90 <= low <= 110 else unit if unit == "degree" else ""
-            end = end if unit else end - 1
+        is_molar = unit.endswith("mol/L") and len(chain) < 3
+        kind = QuantityKind.DOSE if is_molar else kind_of(unit, float(low), before, plain, end)
         more = ">=" if "+" in plain[start:end] and low == high and "/" not in plain[start:end] else ""
-        kind = kind_of(unit, float(low), before, plain, end)
         if more and unit in ("year", "month"):
             kind = QuantityKind.AGE
         if kind is QuantityKind.AGE and (old := OLD.match(plain, end)):
             end = old.end()
-        name, factor = canonical(unit) if unit else ("", Fraction(1))
-        if kind is QuantityKind.AGE and not unit:
-            name, factor = "month", Fraction(12)
-        elif kind is QuantityKind.WEIGHT and unit in ("kg", "g"):
-            name, factor = "kg", Fraction(1) if unit == "kg" else Fraction(1, 1000)
-        low, high = low * factor, high * factor
-        if unit == "°F":
-            low, high, name = (low - 32) * 5 / 9, (high - 32) * 5 / 9, "°C"
+        name, low, high = _in_canonical(kind, unit, low, high)
         if special_quantities.is_negative(plain, before, unit, end):
             low, high, start = -low, -high if high == low else high, start - 1
         return Amount(kind, low, high, name, start, end, more or comparator_of(before, plain, end, kind))
+
+    def _unit_meant(self, low: Fraction, high: Fraction, chain: str, end: int) -> tuple[str, int]:
+        """What a unit stands for here, in symbols of units.py, and the end of it."""
+        plain = self.plain
+        unit = symbols(chain) if chain else ""
+        if unit in ("", "m", "mm") and (molar := _MOLAR.match(self.written, end - len(chain))):
+            return f"{_MOLES[molar['size']]}/L", molar.end()
+        if unit == "m" and OLD.match(plain, end):
+            return "month", end
+        if unit == "mcL" and chain.startswith(("mm", "cu", "cmm")):
+            return "/mcL", end  # "CD4 above 100 mm3"
+        if not unit and high < 1 and (form := _OF_STRONG_FORM.match(plain, end)):
+            return SYMBOL_OF[form["form"]], end
+        if unit == "degree" or (chain == "f" and not 90 <= low <= 110):
+            unit = "°C" if 30 <= low <= 45 else "°F" if 90 <= low <= 110 else unit if unit == "degree" else ""
+            return unit, end if unit else end - 1
+        return unit, end
+
+
+def _in_canonical(kind: QuantityKind, unit: str, low: Fraction, high: Fraction) -> tuple[str, Fraction, Fraction]:
+    name, factor = canonical(unit) if unit else ("", Fraction(1))
+    if kind is QuantityKind.AGE and not unit:
+        name, factor = "month", Fraction(12)
+    elif kind is QuantityKind.WEIGHT and unit in ("kg", "g"):
+        name, factor = "kg", Fraction(1) if unit == "kg" else Fraction(1, 1000)
+    low, high = low * factor, high * factor
+    if unit == "°F":
+        low, high, name = (low - 32) * 5 / 9, (high - 32) * 5 / 9, "°C"
+    return name, low, high
 
 
 __all__ = ["FORMS", "SPELLINGS", "Amount", "Unread", "amounts_of"]

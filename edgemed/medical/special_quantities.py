@@ -10,7 +10,7 @@ from edgemed.medical.mentions import QuantityKind
 from edgemed.medical.numbers import NUMBER, TENS, joined, value_of
 from edgemed.medical.unit_chains import CHAIN
 
-_COURSE = re.compile(r"(?P<n>\d{1,2}) ?/ ?(?P<of>7|52|12)(?![\d/]|\.\d)(?! ?(?:mm|mg|ml|mcg|g)\b)")
+_COURSE = re.compile(r"(?!24/7)(?P<n>\d{1,2}) ?/ ?(?P<of>7|52|12)(?![\d/]|\.\d)(?! ?(?:mm|mg|ml|mcg|g)\b)")
 _COURSE_UNIT = {"7": ("day", 1), "52": ("day", 7), "12": ("month", 1)}
 _COURSE_BEFORE = re.compile(
     r"(?:\bx|\bfor|\bin|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc|\bevery|\bage[d]?|\bage of|;"
@@ -63,6 +63,7 @@ _DECADE_BEFORE = re.compile(
 _GROUP_BEFORE = re.compile(r"\b(?:under|over|above|below)[ -]$")
 _DECADE = rf"(?:{'|'.join(ten[:-1] for ten in TENS)})ies"
 _DECADES = re.compile(rf"(?P<low>{_DECADE})(?: (?:or|to|and|through) (?P<high>{_DECADE}))?")
+_AND_A_HALF = re.compile(r"an? (?P<unit>hour|day|week|month|year) and (?:a )?half\b")
 _NEGATIVE_BEFORE = re.compile(
     r"\b(?:z-?scores?|score|sd|excess|be|whz|waz|haz|wfh|wfa|wfl|temperature|at|of|is|below|than|to|was|under"
     r"|[<>=:]) ?-$"
@@ -95,6 +96,12 @@ def word_ratio_at(plain: str, start: int) -> Amount | None:
     """ "one in four"."""
     match = _RATIO.match(plain, start)
     return _ratio(match, start) if match else None
+
+
+def and_a_half_at(plain: str, start: int) -> tuple[str, int] | None:
+    """The unit and the end of "an hour and a half"."""
+    match = _AND_A_HALF.match(plain, start)
+    return (match["unit"], match.end()) if match else None
 
 
 def decade_at(plain: str, start: int) -> Amount | None:

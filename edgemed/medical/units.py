@@ -39,7 +39,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "L": ("liters", "litres", "liter", "litre", "l"),
     "tablet": ("tablets", "tablet", "tabs", "tab", "pills", "pill", "caplets", "caplet", "tbl"),
     "capsule": ("capsules", "capsule", "caps", "cap"),
-    "drop": ("drops", "drop", "gtts", "gtt"),
+    "drop": ("macrodrops", "microdrops", "drops", "drop", "gtts", "gtt"),
     "puff": ("puffs", "puff", "inhalations", "inhalation", "sprays", "spray", "actuations", "actuation"),
     "teaspoon": ("teaspoonfuls", "teaspoonful", "teaspoons", "teaspoon", "tsps", "tsp"),
     "tablespoon": ("tablespoonfuls", "tablespoonful", "tablespoons", "tablespoon", "tbsps", "tbsp"),
