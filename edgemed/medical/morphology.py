@@ -46,6 +46,7 @@ _DISEASE_ENDING = re.compile(
 )
 _BEFORE_DISEASE = re.compile(
     r"(?:[a-z]+[ -](?:induced|related|associated|dependent) |(?:severe|mild|moderate|metastatic|persistent) )(?=[a-z])"
+    r"|[a-z]+ (?=(?:toxicity|intoxication|overdose|poisoning)$)"
 )
 _LOCANTS = re.compile(
     r"(?:^|(?<=[\s(/]))((?:(?:\d[\d,']*|alpha|beta|gamma|delta|omega|[dlnopsr]|cis|trans|tert|iso|methyl|ethyl|[a-z]{2,9}yl"
@@ -87,6 +88,8 @@ class _Words:
     """The lists as they are looked up."""
 
     substances: frozenset[str]
+    beginnings: frozenset[str]
+    """The first words of the substances."""
     not_chemical: frozenset[str]
     heads: frozenset[str]
     sites: frozenset[str]
@@ -108,7 +111,7 @@ def mentions_of(text: str, lexicon: Lexicon | None = None) -> list[Mention]:
     for term in find_terms(plain, lexicon):
         silent = term.name in lists.not_mentioned or plain[term.start : term.end] in lists.not_mentioned
         if (label := _LABELS.get(term.kind)) and not silent:
-            found.append(_bare(plain, Mention(label, term.start, term.end, term.listed)))
+            found += _parts(plain, Mention(label, term.start, term.end, term.listed), lexicon)
     found += _by_rule(plain, words, lists)
     found += [Mention("chemical", match.start(), match.end(), False) for match in _CODE.finditer(plain)]
     kept = [_with_prefix(plain, mention) for mention in _apart(found)]
@@ -119,12 +122,16 @@ def mentions_of(text: str, lexicon: Lexicon | None = None) -> list[Mention]:
     return kept
 
 
-def _bare(plain: str, mention: Mention) -> Mention:
-    """A disease without what caused it and how severe it is: "heparin-induced thrombocytopenia", "severe pain"."""
-    if mention.label != "disease":
-        return mention
-    match = _BEFORE_DISEASE.match(plain, mention.start, mention.end)
-    return replace(mention, start=match.end()) if match else mention
+def _parts(plain: str, mention: Mention, lexicon: Lexicon | None) -> Iterator[Mention]:
+    """A disease apart from what caused it and how severe it is: "heparin-induced thrombocytopenia", "severe pain"."""
+    match = _BEFORE_DISEASE.match(plain, mention.start, mention.end) if mention.label == "disease" else None
+    if match is None:
+        yield mention
+        return
+    for term in find_terms(match.group(), lexicon):
+        if term.kind is TermKind.DRUG:
+            yield Mention("chemical", mention.start + term.start, mention.start + term.end, term.listed)
+    yield replace(mention, start=match.end())
 
 
 def _with_prefix(plain: str, mention: Mention) -> Mention:
@@ -138,8 +145,8 @@ def _with_prefix(plain: str, mention: Mention) -> Mention:
 def _by_rule(plain: str, words: list[re.Match[str]], lists: _Words) -> Iterator[Mention]:
     for place, match in enumerate(words):
         word = match.group()
-        if label := _substance(plain, words, place, lists):
-            yield label
+        if word in lists.beginnings and (substance := _substance(plain, words, place, lists)):
+            yield substance
         elif len(word) >= 7 and word.isalpha() and len(word) <= 60:
             if _DISEASE_ENDING.search(word) and word not in lists.not_disease:
                 yield Mention("disease", match.start(), match.end(), False)
@@ -218,8 +225,10 @@ def _words() -> _Words:
         data = MorphologyList.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise UsageError(f"The list substances.toml is damaged: {error}.", next_step="install edgemed again") from error
+    substances = frozenset(form for name in data.substances for form in forms_of(name, plural=False))
     return _Words(
-        substances=frozenset(form for name in data.substances for form in forms_of(name, plural=False)),
+        substances=substances,
+        beginnings=frozenset(form.partition(" ")[0] for form in substances),
         not_chemical=frozenset(data.not_chemical),
         heads=frozenset(data.disease_heads),
         sites=frozenset(form for name in data.disease_sites for form in forms_of(name, plural=False)),

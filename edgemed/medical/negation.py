@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Literal
@@ -65,22 +65,35 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class _Groups:
+    """What a cue says of the words after it ("before" them) and of the words before it."""
+
+    before: CueGroup | None = None
+    after: CueGroup | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Cue:
     """A cue at its words: `first` to `last`, both inclusive."""
 
     first: int
     last: int
-    groups: tuple[CueGroup, ...]
+    groups: _Groups
 
-    def group(self, side: str) -> CueGroup | None:
-        return next((group for group in self.groups if group.side == side), None)
+    @property
+    def ignored(self) -> bool:
+        return self.groups is _IGNORED
+
+
+_IGNORED = _Groups()
+"""Says nothing: a phrase that holds a cue's word and means something else."""
 
 
 @dataclass(frozen=True)
 class _Cues:
-    """One language's cues by form; () for an ignored phrase, None for what only begins a longer one."""
+    """One language's cues by form; None for what only begins a longer one."""
 
-    forms: dict[str, tuple[CueGroup, ...] | None]
+    forms: dict[str, _Groups | None]
     stops: dict[str, bool]
     after_comma: frozenset[str]
     after_and: frozenset[str]
@@ -111,7 +124,7 @@ class _Finder:
         self.cues = cues
         self.words = list(WORD.finditer(plain))
         self.found = self._found_cues()
-        self.begins = {cue.first for cue in self.found if cue.group("before")}
+        self.begins = {cue.first for cue in self.found if cue.groups.before}
         self.ends = {cue.last for cue in self.found}
         self.skipped: set[int] = set()
 
@@ -120,7 +133,7 @@ class _Finder:
         for number, cue in enumerate(self.found):
             if number in self.skipped:
                 continue
-            after, before = cue.group("after"), cue.group("before")
+            after, before = cue.groups.after, cue.groups.before
             if before and self._doubled(number, cue, before):
                 continue
             scope = self._forward(cue, before) if before else None
@@ -136,9 +149,9 @@ class _Finder:
         place = 0
         while place < len(words):
             if words[place].group() in forms and (cue := self._longest(place)):
-                if cue.groups:
+                if not cue.ignored:
                     cue = self._ignored_inside(cue) or cue
-                if cue.groups:
+                if not cue.ignored:
                     found.append(cue)
                 place = cue.last
             place += 1
@@ -148,7 +161,7 @@ class _Finder:
         """The ignored phrase that begins inside a cue and runs over its end: "is not responding to"."""
         for place in range(cue.first + 1, cue.last + 1):
             inner = self._longest(place) if self.words[place].group() in self.cues.forms else None
-            if inner and not inner.groups and inner.last > cue.last:
+            if inner and inner.ignored and inner.last > cue.last:
                 return inner
         return None
 
@@ -175,7 +188,7 @@ class _Finder:
         if group.status != "negated" or number + 1 >= len(self.found):
             return False
         following = self.found[number + 1]
-        second = following.group("before")
+        second = following.groups.before
         touching = following.first == cue.last + 1 and self._gap(following.first) == " "
         if not second or second.status != "negated" or not touching:
             return False
@@ -193,7 +206,7 @@ class _Finder:
                 break
             if first and "," in gap:  # "No, she has fever"
                 break
-            if (not first or cue.group("after")) and self._is_stop(place, gap, group):
+            if (not first or cue.groups.after) and self._is_stop(place, gap, group):
                 break
             end = words[place].end()
             if group.reach == "word":
@@ -292,13 +305,13 @@ def _cues(language: str) -> _Cues | None:
     data = _file().languages.get(language)
     if data is None:
         return None
-    forms: dict[str, tuple[CueGroup, ...] | None] = {}
+    forms: dict[str, _Groups | None] = {}
     for group in data.cues:
         for word in group.words:
             form = _begun(word, forms)
-            forms[form] = (*(forms[form] or ()), group)
+            forms[form] = replace(forms[form] or _Groups(), **{group.side: group})
     for word in data.ignored:
-        forms[_begun(word, forms)] = ()
+        forms[_begun(word, forms)] = _IGNORED
     stops: dict[str, bool] = {}
     for word in data.stops:
         parts = words_of(word)
@@ -316,7 +329,7 @@ def _cues(language: str) -> _Cues | None:
     )
 
 
-def _begun(word: str, forms: dict[str, tuple[CueGroup, ...] | None]) -> str:
+def _begun(word: str, forms: dict[str, _Groups | None]) -> str:
     """The form of a cue, with its beginnings put into the table."""
     parts = words_of(word)
     for count in range(1, len(parts) + 1):
