@@ -10,7 +10,7 @@ The life of a request
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -68,6 +68,11 @@ class GenerationRequest:
     """The answer ends before the first of these strings; they are never part of it."""
     deadline_s: float | None = None
     """Seconds from submission after which it ends with reason "deadline"."""
+    reasoning_limit: int | None = None
+    """Tokens a reasoning model may think before the engine ends its thinking; 0 is none, None no limit.
+
+    With a limit, `max_tokens` is the answer's alone and the thinking comes on top, as far as the context holds
+    both; without one it counts both. Other models are not touched by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ class TextEvent:
     text: str
     n_tokens: int
     """Tokens this text was made of."""
+    reasoning: bool = False
+    """What a reasoning model says to itself: no part of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,8 @@ class DoneEvent:
     ttft_ms: float
     """From submission to the first token; 0 when none came."""
     total_ms: float
+    reasoning_tokens: int = 0
+    """Those of `completion_tokens` that were thinking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,8 @@ class EngineInfo(Record):
     chat_template: str
     bos_token: str = ""
     eos_token: str = ""
+    reasoning: bool = False
+    """The model knows "<think>" and may reason before it answers."""
     devices: tuple[str, ...] = ()
     """The engine's names of the devices that hold a part of the model, such as "CPU" or "CUDA0"."""
     buffer_bytes: dict[str, int] = Field(default_factory=dict)
@@ -146,6 +157,13 @@ class Engine(Protocol):
 
     def tokenize(self, parts: list[PromptPart]) -> list[int]:
         """Token ids, with the model's own BOS rule. Raises EngineFailed."""
+
+    def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """A text's embedding by the model itself: the mean of its last hidden states, of length 1.
+
+        Of long texts only the first `embedding.EMBEDDED_TOKENS` count. Raises UsageError for no tokens, EngineFailed
+        when the model cannot embed, EngineLost when asking again may help.
+        """
 
     def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
         """Queue a request; events arrive from another thread. Raises EngineFailed when the engine is closed."""

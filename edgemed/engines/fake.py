@@ -3,6 +3,7 @@
     engine = FakeEngine(answer="Give oral rehydration salts.")      # answers at once
     engine = FakeEngine(held=True); engine.release(3)               # three tokens, then it waits
     engine.fail_next(after_tokens=2)                                # the next request breaks off
+    engine = FakeEngine(thought="The child is dry.")                # a reasoning model; embeds=False: no embeddings
     engine.lose_worker(); engine.restore_worker()                   # the process died and came back
 
 One thread plays the scheduler, as in the real engine: requests queue for `n_slots`, every running one gets a
@@ -14,8 +15,9 @@ from __future__ import annotations
 import re
 import threading
 import time
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,7 +34,9 @@ from edgemed.engines.base import (
     OnEvent,
     TextEvent,
 )
+from edgemed.engines.embedding import embedded_tokens, normalised
 
+_EMBEDDING_SIZE = 64
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 CHAT_TEMPLATE = (
@@ -51,12 +55,14 @@ class _Running:
 
     request: GenerationRequest
     on_event: OnEvent
+    thoughts: deque[str]
     words: deque[str]
     cut: bool
     """The answer has more words than `max_tokens`."""
     submitted: float = field(default_factory=time.monotonic)
     first: float = 0.0
     n_tokens: int = 0
+    n_thoughts: int = 0
     cancelled: bool = False
     fail_after: int | None = None
 
@@ -68,7 +74,7 @@ class _Running:
         now = time.monotonic()
         ttft = (self.first - self.submitted) * 1000 if self.first else 0.0
         total = (now - self.submitted) * 1000
-        return DoneEvent(reason, len(self.request.prompt), self.n_tokens, 0.0, ttft, total)
+        return DoneEvent(reason, len(self.request.prompt), self.n_tokens, 0.0, ttft, total, self.n_thoughts)
 
 
 class FakeEngine:
@@ -83,7 +89,10 @@ class FakeEngine:
         seconds_per_token: float = 0.0,
         held: bool = False,
         model_name: str = "fake",
+        thought: str = "",
+        embeds: bool = True,
     ) -> None:
+        self._thought, self._embeds = thought, embeds
         self._answer_of: AnswerOf = answer if callable(answer) else lambda _prompt: answer
         self._seconds_per_token = seconds_per_token
         self._permits: int | None = 0 if held else None
@@ -109,6 +118,7 @@ class FakeEngine:
             vocab_size=1 << 20,
             chat_template=CHAT_TEMPLATE,
             eos_token="<|im_end|>",
+            reasoning=bool(thought),
         )
         self._thread = threading.Thread(target=self._loop, name="fake-engine", daemon=True)
         self._thread.start()
@@ -121,10 +131,25 @@ class FakeEngine:
             self._require_open()
             return [self._id_of(piece) for part in parts for piece in _words(part.text)]
 
+    def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """A vector that texts of the same words share, in whatever order; each other word turns it a little."""
+        ids = embedded_tokens(token_ids)
+        with self._lock:
+            self._require_open()
+            words = [self._pieces[i].strip().lower() for i in ids]
+        if not self._embeds:
+            raise EngineFailed("This model cannot embed texts.")
+        values = [0.0] * _EMBEDDING_SIZE
+        for word in words:
+            values[zlib.crc32(word.encode("utf-8", errors="replace")) % _EMBEDDING_SIZE] += 1.0
+        return normalised(values)
+
     def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
         """Queue a request; its events come from the engine's own thread."""
         words = _words(_before_stop(self._answer_of(self.text_of(request.prompt)), request.stop))
-        running = _Running(request, on_event, deque(words[: request.max_tokens]), cut=len(words) > request.max_tokens)
+        limit = request.max_tokens
+        thoughts = deque(_words(self._thought)[: request.reasoning_limit])
+        running = _Running(request, on_event, thoughts, deque(words[:limit]), cut=len(words) > limit)
         with self._lock:
             self._require_open()
             if self._fail_after:
@@ -262,7 +287,7 @@ class FakeEngine:
             return running.done("deadline")
         if running.fail_after == running.n_tokens:
             return ErrorEvent("The engine's process ended. It is being started again.", retryable=True)
-        if not running.words:
+        if not running.words and not running.thoughts:
             return running.done("length" if running.cut else "stop")
         if self._permits == 0:
             return None
@@ -270,6 +295,9 @@ class FakeEngine:
             self._permits -= 1
         running.n_tokens += 1
         running.first = running.first or now
+        if running.thoughts:
+            running.n_thoughts += 1
+            return TextEvent(running.thoughts.popleft(), 1, reasoning=True)
         return TextEvent(running.words.popleft(), 1)
 
     def _until_deadline(self) -> float | None:

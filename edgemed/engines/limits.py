@@ -22,6 +22,8 @@ class Limits:
     """Within `window_s`; after that the engine has failed for good."""
     window_s: float = 600.0
     tokenize_s: float = 30.0
+    embed_s: float = 60.0
+    """For 512 tokens of a 7B on an old CPU this can be too short; callers do without an embedding then."""
     close_s: float = 1.5
     """For a polite end; then the child is killed."""
 

@@ -27,8 +27,10 @@ from edgemed.core.errors import EngineFailed, MissingExtra, ModelRefused, UsageE
 from edgemed.core.prompt import PromptPart
 from edgemed.core.units import MIB, format_bytes
 from edgemed.engines.base import EngineConfig, EngineInfo, KvType, Sampling
+from edgemed.engines.llama_embedding import Embedder
 from edgemed.engines.prompt_tokens import PromptTokenizer, SpecialToken
 from edgemed.engines.scheduler import Chunk
+from edgemed.engines.thinking import CLOSE, CLOSING, OPEN, is_reasoning
 
 _LOG_INFO, _LOG_ERROR = 2, 4
 """enum ggml_log_level, ggml.h."""
@@ -127,6 +129,11 @@ class LlamaCpp:
         # The library leaves out what Qwen's own tokenizer does first; our exporter writes it down.
         self._composes = self._metadata("edgemed.tokenizer.normalization") == "NFC"
         self._tokenizer = self._new_tokenizer()
+        self._embedder: Embedder | None = None
+        self._embedded: int | None = None
+        """Number of the text that the embedder is reading."""
+        self._tags = self._find_tags()
+        self.closing = self._closing()
         self._check_forward()
         self.info = self._describe(time.monotonic() - began)
 
@@ -145,6 +152,19 @@ class LlamaCpp:
     def tokenize(self, parts: Sequence[PromptPart]) -> list[int]:
         """Token ids of a rendered prompt; special tokens from template parts only."""
         return self._tokenizer.ids(parts)
+
+    def embed_chunk(self, number: int, token_ids: Sequence[int]) -> list[float] | None:
+        """Read a chunk of the text `number`: from its beginning when another was read last. Its embedding at the end.
+
+        The context for it is set up when first asked for. Raises EngineFailed when the model cannot embed.
+        """
+        if self._embedder is None:
+            parameters = context_parameters(self._api, self._config)
+            self._embedder = Embedder(self._api, self._model, parameters, self._log.last)
+        if self._embedded != number:
+            self._embedder.begin(token_ids)
+            self._embedded = number
+        return self._embedder.step()
 
     def acquire(self, slot: int, sampling: Sampling) -> None:
         self._samplers[slot] = self._greedy if sampling.temperature <= 0 else self._new_sampler(sampling)
@@ -195,6 +215,8 @@ class LlamaCpp:
         user itself, "<|im_start|>user", has ended its answer, and what follows would be read as part of it."""
         if self._api.llama_vocab_is_eog(self._vocab, token):
             return True
+        if token in self._tags:
+            return False
         return bool(self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_CONTROL)
 
     def close(self) -> None:
@@ -204,6 +226,8 @@ class LlamaCpp:
                 self.release(slot)
         self._api.llama_sampler_free(self._greedy)
         self._api.llama_batch_free(self._batch)
+        if self._embedder is not None:
+            self._embedder.close()
         self._api.llama_free(self._context)
         self._api.llama_model_free(self._model)
 
@@ -284,7 +308,28 @@ class LlamaCpp:
         api.llama_sampler_chain_add(chain, api.llama_sampler_init_dist(sampling.seed % _RANDOM_SEED))
         return chain
 
+    def _find_tags(self) -> dict[int, bytes]:
+        """The tags of thinking that are single tokens, whatever kind of token the model's file makes of them."""
+        found = {}
+        for tag in (OPEN, CLOSE):
+            ids = self.tokenize([PromptPart(tag, special=True)])
+            if ids and self._token_text(ids[-1]) == tag:  # a BOS may stand before it
+                found[ids[-1]] = tag.encode()
+        return found
+
+    def _closing(self) -> tuple[int, ...] | None:
+        if not is_reasoning(self._template(), both_are_tokens=len(self._tags) == 2):
+            return None
+        before, _, after = CLOSING.partition(CLOSE)
+        tag = [token for token, text in self._tags.items() if text == CLOSE.encode()] or self._encode(CLOSE)
+        return (*self._encode(before), *tag, *self._encode(after))
+
+    def _template(self) -> str:
+        return (self._api.llama_model_chat_template(self._model, None) or b"").decode("utf-8", errors="replace")
+
     def _read_piece(self, token: int) -> bytes:
+        if token in self._tags:
+            return self._tags[token]
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -336,7 +381,6 @@ class LlamaCpp:
 
     def _describe(self, load_seconds: float) -> EngineInfo:
         api = self._api
-        template = api.llama_model_chat_template(self._model, None) or b""
         buffers = self._log.buffer_bytes
         return EngineInfo(
             engine=f"llama.cpp (llama-cpp-python {_binding_version()})",
@@ -345,11 +389,12 @@ class LlamaCpp:
             context_length=self.context_length,
             n_slots=self.n_slots,
             vocab_size=api.llama_vocab_n_tokens(self._vocab),
-            chat_template=template.decode("utf-8", errors="replace"),
+            chat_template=self._template(),
             bos_token=self._control_text(api.llama_vocab_bos(self._vocab)),
             eos_token=self._control_text(api.llama_vocab_eos(self._vocab)),
             devices=tuple(dict.fromkeys(name.partition("_")[0] for name in buffers)),
             buffer_bytes=buffers,
+            reasoning=self.closing is not None,
             load_seconds=load_seconds,
         )
 

@@ -24,6 +24,7 @@ from edgemed.engines.base import (
     TextEvent,
 )
 from edgemed.engines.text import AnswerText
+from edgemed.engines.thinking import Thinking, opens_thinking
 
 _NEVER = float("inf")
 
@@ -55,6 +56,10 @@ class StepEngine(Protocol):
     def context_length(self) -> int:
         """Most tokens of one slot."""
 
+    @property
+    def closing(self) -> tuple[int, ...] | None:
+        """Tokens that end a reasoning model's thinking; None for other models."""
+
     def acquire(self, slot: int, sampling: Sampling) -> None:
         """Make an empty slot ready for a new sequence, with its own sampler."""
 
@@ -85,6 +90,13 @@ class _Sequence:
     n_answer: int = 0
     n_unsent: int = 0
     """Tokens drawn since the last TextEvent."""
+    thinking: Thinking | None = None
+    """None for models that do not reason."""
+    forced: list[int] = field(default_factory=list)
+    """Tokens that replace the next drawn ones, the first at the end."""
+    room: int = 0
+    """Tokens the context holds beside the prompt."""
+    thought_limit: int | None = None
     admitted: float | None = None
     first_token: float | None = None
 
@@ -122,13 +134,33 @@ class Scheduler:
         if refusal := _refusal(request, room, self._engine.context_length):
             self._events.append((request.id, ErrorEvent(refusal, retryable=False)))
             return
-        self._waiting[request.id] = _Sequence(
+        sequence = self._waiting[request.id] = _Sequence(
             request=request,
             submitted=began,
             text=AnswerText(request.stop),
             limit=min(request.max_tokens, room),
             deadline=_NEVER if request.deadline_s is None else began + request.deadline_s,
         )
+        if self._engine.closing is not None:
+            self._prepare_thinking(sequence, room, self._engine.closing)
+
+    def _prepare_thinking(self, sequence: _Sequence, room: int, closing: tuple[int, ...]) -> None:
+        request = sequence.request
+        sequence.thinking = Thinking(opened=opens_thinking(request.prompt, self._engine.piece))
+        if request.reasoning_limit is not None:
+            answer = min(request.max_tokens, max(1, room // 2))  # what the thinking has to leave room for
+            sequence.thought_limit = max(0, min(request.reasoning_limit, room - answer - len(closing)))
+            sequence.room = room
+            self._bound_thinking(sequence, sequence.thinking)
+
+    def _bound_thinking(self, sequence: _Sequence, thinking: Thinking) -> None:
+        """End a thinking that has reached its limit; the answer's tokens are counted from its end."""
+        if sequence.thought_limit is None:
+            return
+        closing = self._engine.closing or ()
+        if thinking.inside and not sequence.forced and thinking.n_inside >= sequence.thought_limit:
+            sequence.forced = list(reversed(closing))
+        sequence.limit = min(sequence.room, sequence.request.max_tokens + thinking.n_tokens)
 
     def cancel(self, request_id: str) -> None:
         """End a request; ids that are unknown or have ended are ignored."""
@@ -214,13 +246,15 @@ class Scheduler:
     def _append(self, sequence: _Sequence, token: int, now: float) -> None:
         if sequence.first_token is None:
             sequence.first_token = now
+        if sequence.forced:
+            token = sequence.forced.pop()
         piece = self._engine.piece(token)
         if piece is None:
             self._finish(sequence, "stop")
             return
         sequence.n_answer += 1
         sequence.n_unsent += 1
-        text = sequence.text.push(piece)
+        text = sequence.text.push(piece) if sequence.thinking is None else self._think(sequence, piece)
         if text:
             self._send(sequence, text)
         if sequence.text.stopped:
@@ -232,13 +266,24 @@ class Scheduler:
             chunk.tokens = (token,)
             chunk.position = sequence.n_read
 
-    def _send(self, sequence: _Sequence, text: str) -> None:
-        self._events.append((sequence.request.id, TextEvent(text, sequence.n_unsent)))
+    def _think(self, sequence: _Sequence, piece: bytes | None) -> str:
+        """Send what a token (None: the end) adds to the reasoning; text of the answer that is now certain."""
+        thinking = sequence.thinking
+        assert thinking is not None
+        thought, answer = thinking.flush() if piece is None else thinking.push(piece)
+        if thought:
+            self._send(sequence, thought, reasoning=True)
+        self._bound_thinking(sequence, thinking)
+        return sequence.text.push(answer) if answer else ""
+
+    def _send(self, sequence: _Sequence, text: str, *, reasoning: bool = False) -> None:
+        self._events.append((sequence.request.id, TextEvent(text, sequence.n_unsent, reasoning)))
         sequence.n_unsent = 0
 
     def _finish(self, sequence: _Sequence, reason: FinishReason) -> None:
         now = self._clock()
-        if rest := sequence.text.flush():
+        held = "" if sequence.thinking is None else self._think(sequence, None)
+        if rest := held + sequence.text.flush():
             self._send(sequence, rest)
         self._release(sequence)
         started, first, admitted = sequence.submitted, sequence.first_token, sequence.admitted
@@ -249,6 +294,7 @@ class Scheduler:
             queue_ms=((now if admitted is None else admitted) - started) * 1000,
             ttft_ms=0.0 if first is None else (first - started) * 1000,
             total_ms=(now - started) * 1000,
+            reasoning_tokens=0 if sequence.thinking is None else sequence.thinking.n_tokens,
         )
         self._events.append((sequence.request.id, done))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ from edgemed.engines.base import (
     OnEvent,
 )
 from edgemed.engines.child import ChildProcess
+from edgemed.engines.embedding import decode_vector, embedded_tokens
 from edgemed.engines.limits import Limits, RestartBudget
 
 _log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class EngineProcess:
         self._changed = threading.Condition(threading.RLock())
         self._requests: dict[str, _Request] = {}
         self._answers: dict[int, list[Any] | None] = {}
-        """Numbers of tokenize calls that wait, with their answer once it has come."""
+        """Numbers of tokenize and embed calls that wait, with their answer once it has come."""
         self._number = 0
         self._state: _State = "starting"
         self._detail = ""
@@ -118,19 +120,16 @@ class EngineProcess:
         A text that was with a child when it ended is sent to the next one. Raises EngineFailed, EngineLost when
         asking again may help, UsageError for a text that is no prose.
         """
-        with self._changed:
-            for _ in range(_MOST_LOSSES):
-                row = self._tokens_row(self._ready_child(), parts)
-                if row is not None:
-                    break
-            else:
-                raise EngineFailed(
-                    f"The engine's process ended {_MOST_LOSSES} times while it read this question.",
-                    next_step="ask in other words",
-                )
-        if row[2] is None:
-            raise wire.error_of(row[3])
-        return list(row[2])
+        return list(self._call(lambda number: wire.encode_parts(number, parts), self._limits.tokenize_s))
+
+    def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """The embedding of a text. Waits for the engine up to `embed_s`, and is sent again as in `tokenize`.
+
+        Raises UsageError for no tokens, EngineFailed when the model cannot embed, EngineLost.
+        """
+        ids = embedded_tokens(token_ids)
+        vector = self._call(lambda number: wire.encode_line([wire.EMBED, number, ids]), self._limits.embed_s)
+        return decode_vector(vector)
 
     def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
         """Queue a request; never waits. Raises EngineFailed, or UsageError for a prompt that cannot fit."""
@@ -212,20 +211,36 @@ class EngineProcess:
         assert self._child is not None
         return self._child
 
-    def _tokens_row(self, child: ChildProcess, parts: list[PromptPart]) -> list[Any] | None:
+    def _call(self, line_of: Callable[[int], bytes], timeout_s: float) -> Any:
+        """The child's answer to a numbered command; a second child is asked when the first one ends meanwhile."""
+        with self._changed:
+            for _ in range(_MOST_LOSSES):
+                row = self._answer_row(self._ready_child(), line_of, timeout_s)
+                if row is not None:
+                    break
+            else:
+                raise EngineFailed(
+                    f"The engine's process ended {_MOST_LOSSES} times while it read this question.",
+                    next_step="ask in other words",
+                )
+        if row[2] is None:
+            raise wire.error_of(row[3])
+        return row[2]
+
+    def _answer_row(self, child: ChildProcess, line_of: Callable[[int], bytes], timeout_s: float) -> list[Any] | None:
         """The child's answer; None when it ended before it answered. Raises EngineLost when it takes too long."""
         self._number += 1
         number = self._number
         self._note_work()
         self._answers[number] = None
-        child.send(wire.encode_parts(number, parts))
+        child.send(line_of(number))
         over = self._changed.wait_for(
             lambda: self._answers[number] is not None or self._child is not child or self._child_ended,
-            self._limits.tokenize_s,
+            timeout_s,
         )
         row = self._answers.pop(number)
         if not over:
-            raise EngineLost("The engine did not tokenize the prompt in time.", next_step="ask again")
+            raise EngineLost("The engine did not read the text in time.", next_step="ask again")
         return row
 
     def _require_open(self) -> None:
@@ -289,7 +304,7 @@ class EngineProcess:
         kind = row[0]
         if kind == wire.LOADING:
             self._loaded = max(self._loaded, min(row[1], 1.0))
-        elif kind == wire.TOKENS and row[1] in self._answers:
+        elif kind in (wire.TOKENS, wire.VECTOR) and row[1] in self._answers:
             self._answers[row[1]] = row
         elif kind == wire.FAILED:
             self._failure = wire.error_of(row)

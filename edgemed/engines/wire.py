@@ -2,13 +2,16 @@
 
 JSON and not pickle: the child reads model files from a stick, and nothing it says may run code in the parent.
 
-    parent to child    [SUBMIT, id, prompt, max_tokens, sampling, stop, deadline_s, age_s]
+    parent to child    [SUBMIT, id, prompt, max_tokens, sampling, stop, deadline_s, reasoning_limit, age_s]
                        [CANCEL, id]
                        [TOKENIZE, number, [[text, special], ...]]
+                       [EMBED, number, ids]
     child to parent    [[kind, ...], ...]   every event of one step in one line; [] says only "a step was done"
         while loading  [LOADING, fraction], then [READY, info] or [FAILED, error class, what, next step]
-        of a request   [BEGUN, id], [TEXT, id, text, n_tokens], [DONE, id, reason, ...], [ERROR, id, message, retryable]
+        of a request   [BEGUN, id], [TEXT, id, text, n_tokens] with a true at its end for reasoning,
+                       [DONE, id, reason, ...], [ERROR, id, message, retryable]
         of the words   [TOKENS, number, ids] or [TOKENS, number, None, FAILED row]
+        of a vector    [VECTOR, number, base64 of float32] or [VECTOR, number, None, FAILED row]
 
 The end of the child's input is the order to exit: a parent that died says the same as one that closed.
 """
@@ -23,8 +26,8 @@ from edgemed.core.errors import EdgemedError, EngineFailed, ModelRefused, UsageE
 from edgemed.core.prompt import PromptPart
 from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, Sampling, TextEvent
 
-SUBMIT, CANCEL, TOKENIZE = "submit", "cancel", "tokenize"
-LOADING, READY, FAILED, TOKENS = "loading", "ready", "failed", "tokens"
+SUBMIT, CANCEL, TOKENIZE, EMBED = "submit", "cancel", "tokenize", "embed"
+LOADING, READY, FAILED, TOKENS, VECTOR = "loading", "ready", "failed", "tokens", "vector"
 BEGUN, TEXT, DONE, ERROR = "b", "t", "d", "e"
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -45,18 +48,20 @@ def encode_events(events: Iterable[tuple[str, Event]]) -> bytes:
 
 def _event_row(request_id: str, event: Event) -> list[Any]:
     if isinstance(event, TextEvent):
-        return [TEXT, request_id, event.text, event.n_tokens]
+        row = [TEXT, request_id, event.text, event.n_tokens]
+        return [*row, True] if event.reasoning else row
     if isinstance(event, ErrorEvent):
         return [ERROR, request_id, event.message, event.retryable]
+    times = [event.queue_ms, event.ttft_ms, event.total_ms]
     counts = [event.prompt_tokens, event.completion_tokens]
-    return [DONE, request_id, event.reason, *counts, event.queue_ms, event.ttft_ms, event.total_ms]
+    return [DONE, request_id, event.reason, *counts, *times, event.reasoning_tokens]
 
 
 def decode_event(row: Sequence[Any]) -> Event:
     """The event of a TEXT, DONE or ERROR row."""
     kind = row[0]
     if kind == TEXT:
-        return TextEvent(row[2], row[3])
+        return TextEvent(*row[2:])
     if kind == DONE:
         return DoneEvent(*row[2:])
     return ErrorEvent(row[2], row[3])
@@ -66,15 +71,16 @@ def encode_request(request: GenerationRequest, age_s: float) -> bytes:
     """A request as a line; `age_s` is how long ago it was submitted."""
     drawn = request.sampling
     sampling = [drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p, drawn.seed]
-    limits = [list(request.stop), request.deadline_s, age_s]
+    limits = [list(request.stop), request.deadline_s, request.reasoning_limit, age_s]
     return encode_line([SUBMIT, request.id, list(request.prompt), request.max_tokens, sampling, *limits])
 
 
 def decode_request(row: Sequence[Any]) -> tuple[GenerationRequest, float]:
     """The request of a SUBMIT row, and its age in seconds."""
-    _, request_id, prompt, max_tokens, sampling, stop, deadline_s, age_s = row
+    _, request_id, prompt, max_tokens, sampling, stop, deadline_s, reasoning_limit, age_s = row
     drawn = Sampling(*sampling)
-    return GenerationRequest(request_id, tuple(prompt), max_tokens, drawn, tuple(stop), deadline_s), age_s
+    limits = deadline_s, reasoning_limit
+    return GenerationRequest(request_id, tuple(prompt), max_tokens, drawn, tuple(stop), *limits), age_s
 
 
 def encode_parts(number: int, parts: Iterable[PromptPart]) -> bytes:

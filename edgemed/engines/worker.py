@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +26,7 @@ from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_e
 from edgemed.core.units import MIB
 from edgemed.engines import wire
 from edgemed.engines.base import EngineConfig
+from edgemed.engines.embedding import encode_vector
 from edgemed.engines.llama_cpp import LlamaCpp
 from edgemed.engines.scheduler import Scheduler
 
@@ -65,6 +67,8 @@ class _Worker:
         self._inbox: SimpleQueue[list[Any]] = SimpleQueue()
         self._writing = threading.Lock()
         self._engine: LlamaCpp | None = None
+        self._texts: deque[list[Any]] = deque()
+        """EMBED rows: the first is being read, the others wait."""
 
     def run(self, config: EngineConfig) -> None:
         """Load the model, then serve; returns never."""
@@ -88,6 +92,10 @@ class _Worker:
         refused = 0
         while True:
             self._take_commands(scheduler)
+            if self._texts:
+                self._embed_chunk()
+                if scheduler.idle:
+                    continue
             if begun := scheduler.admit():
                 # Said before the step: should the step kill this process, they must not be tried again.
                 self.send(wire.encode_line([[wire.BEGUN, request_id] for request_id in begun]))
@@ -105,13 +113,28 @@ class _Worker:
     def _take_commands(self, scheduler: Scheduler) -> None:
         """Hand all waiting commands to the scheduler; sleeps until there is one when nothing else is to do."""
         inbox = self._inbox
-        while scheduler.idle or not inbox.empty():
+        while not inbox.empty() or (scheduler.idle and not self._texts):
             row = inbox.get()
             if row[0] == wire.SUBMIT:
                 request, age_s = wire.decode_request(row)
                 scheduler.submit(request, time.monotonic() - age_s)
+            elif row[0] == wire.EMBED:
+                self._texts.append(row)
             else:
                 scheduler.cancel(row[1])
+
+    def _embed_chunk(self) -> None:
+        """Read one chunk of the oldest text, so that the batch waits for no more than that."""
+        assert self._engine is not None
+        _, number, ids = self._texts[0]
+        try:
+            vector = self._engine.embed_chunk(number, ids)
+            answer = None if vector is None else [wire.VECTOR, number, encode_vector(vector)]
+        except EdgemedError as error:
+            answer = [wire.VECTOR, number, None, wire.failed_row(error)]
+        if answer is not None:
+            self._texts.popleft()
+        self.send(wire.encode_line([] if answer is None else [answer]))  # [] tells the watch of the progress
 
     def _read(self) -> None:
         try:

@@ -27,6 +27,7 @@ class FakeStepEngine:
 
     def __init__(self, n_slots: int, n_batch: int, context_length: int) -> None:
         self.n_slots, self.n_batch, self.context_length = n_slots, n_batch, context_length
+        self.closing: tuple[int, ...] | None = None
         self.slots: dict[int, list[int]] = {}
         self.n_steps = 0
         self.refuse = False

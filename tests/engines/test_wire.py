@@ -17,9 +17,11 @@ _text = st.text(max_size=20)
 _count = st.integers(0, 10**6)
 _ms = st.floats(0, 1e9)
 _events: st.SearchStrategy[Event] = (
-    st.builds(TextEvent, _text, _count)
+    st.builds(TextEvent, _text, _count, st.booleans())
     | st.builds(ErrorEvent, _text, st.booleans())
-    | st.builds(DoneEvent, st.sampled_from(["stop", "length", "cancelled", "deadline"]), _count, _count, _ms, _ms, _ms)
+    | st.builds(
+        DoneEvent, st.sampled_from(["stop", "length", "cancelled", "deadline"]), _count, _count, _ms, _ms, _ms, _count
+    )
 )
 _requests = st.builds(
     GenerationRequest,
@@ -29,6 +31,7 @@ _requests = st.builds(
     sampling=st.builds(Sampling, _ms, st.floats(0, 1), _count, st.floats(0, 1), st.integers(0, 2**64)),
     stop=st.lists(_text, max_size=3).map(tuple),
     deadline_s=st.none() | _ms,
+    reasoning_limit=st.none() | _count,
 )
 
 
