@@ -58,6 +58,9 @@ class WordFile(Record):
     soft_titles: frozenset[str]
     persons: frozenset[str]
     naming: frozenset[str]
+    mixed_forms: frozenset[str]
+    verbs: frozenset[str]
+    subjects: frozenset[str]
     given_names: frozenset[str]
     dates: frozenset[str]
     identifiers: frozenset[str]
@@ -68,7 +71,7 @@ class WordFile(Record):
 class Words:
     """The known words of one language."""
 
-    known: frozenset[str]
+    ordinary: frozenset[str]
     surnames: frozenset[str]
     """Ordinary words that are surnames too: with a capital letter they are taken for one."""
     file: WordFile
@@ -77,13 +80,24 @@ class Words:
 @dataclass(frozen=True, slots=True)
 class _Word:
     text: str
+    """As written."""
     plain: str
     gap: str
     """What stands between it and the word before."""
-    start: int
-    end: int
-    term: Literal["", "word", "words"]
-    """Whether it is a medical term, or one word of a longer one."""
+    term: Literal["", "known", "word", "words"]
+    """A word of a medical list ("give"), a name of something ("malaria"), or one word of a longer name."""
+    begins: bool
+    """Whether it is the first word of a sentence."""
+
+    @property
+    def has_capital(self) -> bool:
+        """True for "Maria" and "HIV"."""
+        return self.text[0].isupper()
+
+    @property
+    def is_title(self) -> bool:
+        """True for "Maria" and "I'm", not for "HIV", "I" and "A"."""
+        return self.has_capital and not self.text.isupper()
 
 
 @cache
@@ -100,8 +114,8 @@ def words_of_language(language: str) -> Words | None:
         raise UsageError(f"The word list {language} is damaged: {error}.", next_step="install edgemed again") from error
     words = [line for line in lines if line and not line.startswith("#")]
     surnames = frozenset(word[:-1] for word in words if word.endswith("*"))
-    known = frozenset(word.rstrip("*") for word in words) | file.words | file.units | {"a", "i"}
-    return Words(known - file.given_names, surnames, file)
+    ordinary = frozenset(word.rstrip("*") for word in words) | file.words | {"a", "i"}
+    return Words(ordinary - file.given_names, surnames, file)
 
 
 def private_reason(text: str, words: Words | None) -> PrivateReason | None:
@@ -119,6 +133,8 @@ def private_reason(text: str, words: Words | None) -> PrivateReason | None:
     return _private_pattern(text, words) or _private_word(text, words)
 
 
+_MAY_HAVE_CAPITAL = frozenset(["drug", "drug_class", "condition", "organism", "test"])
+"""Kinds of medical terms that people write with a capital letter within a sentence."""
 _NO_TEXT = frozenset(["Cs", "Co", "Cn", "Cf"])
 """Unpaired surrogates, private and unassigned characters, invisible marks."""
 
@@ -151,7 +167,7 @@ def _private_word(text: str, words: Words) -> PrivateReason | None:
     shouted = text.upper() == text
     before: _Word | None = None
     number_asked = street_asked = 0
-    for word in _words(text):
+    for word in _words(text, words.file):
         if word.plain in words.file.dates:
             return "date"
         digits = any(character.isdigit() for character in word.text)
@@ -165,25 +181,31 @@ def _private_word(text: str, words: Words) -> PrivateReason | None:
     return None
 
 
-def _words(text: str) -> Iterator[_Word]:
-    """The words of a text with their places, and whether a medical list has them."""
+def _words(text: str, file: WordFile) -> Iterator[_Word]:
+    """The words of a text, and what the medical lists and their place in the sentence say of them."""
     from edgemed.medical.lexicon import find_terms
     from edgemed.medical.reading import read
 
     plain = read(text).plain
     terms = iter([term for term in find_terms(plain) if term.listed])
     term = next(terms, None)
-    done = 0
+    done, before = 0, ""
     for match in _WORD.finditer(text):
         start, end = match.span()
         while term is not None and term.end < end:
             term = next(terms, None)
-        inside = term is not None and term.start <= start and end <= term.end
-        kind: Literal["", "word", "words"] = ""
-        if inside and term is not None:
-            kind = "word" if (term.start, term.end) == (start, end) else "words"
-        yield _Word(match.group(), plain[start:end], text[done:start], start, end, kind)
-        done = end
+        kind: Literal["", "known", "word", "words"] = ""
+        if term is not None and term.start <= start and end <= term.end:
+            whole = (term.start, term.end) == (start, end)
+            kind = ("word" if term.kind in _MAY_HAVE_CAPITAL else "known") if whole else "words"
+        gap, word = text[done:start], plain[start:end]
+        yield _Word(match.group(), word, gap, kind, done == 0 or _ends_sentence(gap, before, file))
+        done, before = end, word
+
+
+def _ends_sentence(gap: str, before: str, file: WordFile) -> bool:
+    end = _SENTENCE_END.search(gap)
+    return end is not None and not (end.group().startswith(":") and before in file.naming)
 
 
 def _digit_reason(word: _Word, words: Words) -> PrivateReason | None:
@@ -195,24 +217,47 @@ def _digit_reason(word: _Word, words: Words) -> PrivateReason | None:
 
 
 def _word_reason(word: _Word, before: _Word | None, words: Words, shouted: bool) -> PrivateReason | None:
-    plain, file = word.plain, words.file
-    if plain in file.titles and word.text not in file.units:
+    if _is_name(word, words) or (before is not None and _names_somebody(word, before, words, shouted)):
         return "name"
-    capital = word.text[0].isupper()
-    if (plain in file.given_names and word.term != "words") or (capital and plain in words.surnames):
-        return "name"
-    if capital and not shouted and before is not None and _names_person(word, before, words):
-        return "name"
-    if word.term:
+    if word.term in ("word", "words"):
         return None
-    if len(plain) == 1 and word.text not in ("a", "i", "I", "A"):
-        return None if before is not None and _letter_is_known(word, before, file) else "unknown_word"
-    if plain not in words.known and plain.removesuffix("'s") not in words.known and plain not in file.short_forms:
-        return "name" if capital else "unknown_word"
-    in_capitals = word.text.isupper() and (len(plain) > 1 or plain == "i")
-    if capital and not in_capitals and not plain.startswith("i'") and not _begins_sentence(word, before, file):
-        return "name"
-    return None
+    if len(word.plain) == 1 and word.text not in ("a", "i", "I", "A"):
+        return None if before is not None and _letter_is_known(word, before, words.file) else "unknown_word"
+    if not word.term and not _is_known(word.plain, words):
+        return "name" if word.has_capital else "unknown_word"
+    if word.begins or not word.is_title or word.plain.startswith("i'") or word.text in words.file.mixed_forms:
+        return None
+    return "name"
+
+
+def _is_known(plain: str, words: Words) -> bool:
+    file = words.file
+    if plain in words.ordinary or plain in file.units or plain in file.short_forms:
+        return True
+    return plain.removesuffix("'s") in words.ordinary
+
+
+def _is_name(word: _Word, words: Words) -> bool:
+    """A title, a given name, a surname with its capital, a short form written like a name ("Ng", "Art")."""
+    plain, file = word.plain, words.file
+    if plain in file.titles or (plain in file.given_names and word.term != "words"):
+        return True
+    if word.has_capital and plain in words.surnames:
+        return True
+    short = plain not in words.ordinary and (plain in file.short_forms or plain in file.units)
+    return short and word.is_title and word.term != "words" and word.text not in file.mixed_forms
+
+
+def _names_somebody(word: _Word, before: _Word, words: Words, shouted: bool) -> bool:
+    """Two words that name somebody together: "Given has", "Dr Addison", "my patient Parkinson"; not "patient HIV"."""
+    file = words.file
+    if word.plain in file.verbs and before.begins and before.plain not in file.subjects:
+        return before.term in ("", "known") and not before.text[-1].isdigit()
+    if not word.has_capital or shouted or word.term == "words" or word.text in ("I", "A"):
+        return False
+    if before.plain in file.soft_titles and word.gap in (" ", ". ", "."):
+        return word.gap == " " or len(before.plain) <= 4
+    return before.plain in file.persons and word.gap == " " and word.is_title
 
 
 def _letter_is_known(word: _Word, before: _Word, file: WordFile) -> bool:
@@ -221,19 +266,3 @@ def _letter_is_known(word: _Word, before: _Word, file: WordFile) -> bool:
         return True
     follows = before.text[-1].isdigit() or word.gap == "/" or before.plain in ("degrees", "degree")
     return word.plain in file.units and follows
-
-
-def _begins_sentence(word: _Word, before: _Word | None, file: WordFile) -> bool:
-    if before is None:
-        return True
-    end = _SENTENCE_END.search(word.gap)
-    return end is not None and not (end.group().startswith(":") and before.plain in file.naming)
-
-
-def _names_person(word: _Word, before: _Word, words: Words) -> bool:
-    """ "Dr Addison", "my patient Parkinson": a capital letter right after a title or a person; not "patient HIV"."""
-    if word.text in ("I", "A") or word.term == "words":
-        return False
-    if before.plain in words.file.soft_titles and word.gap in (" ", ". ", "."):
-        return word.gap == " " or len(before.plain) <= 4
-    return before.plain in words.file.persons and word.gap == " " and not word.text.isupper()
