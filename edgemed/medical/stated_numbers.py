@@ -19,7 +19,6 @@ from edgemed.medical.mentions import QuantityKind, TermKind
 from edgemed.medical.quantities import amounts_of
 from edgemed.medical.reading import Reading, read
 
-
 Item = TypeVar("Item", Amount, FoundTerm)
 
 
