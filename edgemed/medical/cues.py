@@ -6,6 +6,7 @@ as present.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto
@@ -33,6 +34,7 @@ class CueKind(IntEnum):
     OR_WORDS = auto()
     PAST = auto()
     PAST_TIME = auto()
+    OVER = auto()
     HYPOTHETICAL = auto()
     NOT_HYPOTHETICAL = auto()
     GENERAL = auto()
@@ -113,10 +115,16 @@ class _Here:
     def __init__(self, words: Words, kinds: dict[CueKind, list[Found]]) -> None:
         self.present = [cue.start for cue in kinds[CueKind.PRESENT]]
         self.patient = [cue.start for cue in kinds[CueKind.PATIENT]]
+        self.present.sort()
         self.present_clauses = {words.clauses[place] for place in self.present}
         self.present_sentences = {words.sentences[place] for place in self.present}
         self.patient_sentences = {words.sentences[place] for place in self.patient}
         self.last_present: dict[int, int] = {words.sentences[place]: place for place in self.present}
+
+    def between(self, start: int, end: int) -> bool:
+        """Whether one of words[start:end] begins a phrase of the present."""
+        place = bisect_left(self.present, start)
+        return place < len(self.present) and self.present[place] < end
 
 
 def _deny(words: Words, kinds: dict[CueKind, list[Found]], masked: bytearray, denied: bytearray) -> None:
@@ -166,24 +174,40 @@ def _deny_forward(
 
 
 def _past(words: Words, kinds: dict[CueKind, list[Found]], here: _Here, distant: bytearray) -> None:
-    """A clause with a cue of the past is distant; a clause of time alone at either end speaks for its neighbour."""
+    """A clause with a cue of the past is distant, and what stands before a word that says it is over."""
     bounds = _clause_bounds(words)
-    timed = {words.clauses[cue.start] for cue in kinds[CueKind.PAST_TIME]}
-    spoken = {words.clauses[cue.start] for cue in kinds[CueKind.PRESENT_VERBS]}
-    past = {words.clauses[cue.start] for cue in kinds[CueKind.PAST]} - spoken | timed
-    for clause in past - here.present_clauses:
+    spoken = {words.clauses[cue.start] for cue in kinds[CueKind.PRESENT_VERBS]} | here.present_clauses
+    for clause in {words.clauses[cue.start] for cue in kinds[CueKind.PAST]} - spoken:
         _mark(distant, *bounds[clause])
-    for clause in timed - here.present_clauses:
-        start, end = bounds[clause]
-        if end - start > _LEAD_WORDS:
-            continue
-        sentence = words.sentences[start]
-        before, after = bounds.get(clause - 1), bounds.get(clause + 1)
-        begins = before is None or words.sentences[before[0]] != sentence
-        neighbour = after if begins else before
-        number = clause + 1 if begins else clause - 1
-        if neighbour and words.sentences[neighbour[0]] == sentence and number not in here.present_clauses:
-            _mark(distant, *neighbour)
+    for cue in kinds[CueKind.PAST_TIME]:
+        _past_time(words, cue, bounds, here, distant)
+    for cue in kinds[CueKind.OVER]:
+        clause = words.clauses[cue.start]
+        for _ in range(_LIST_CLAUSES):
+            start, end = bounds[clause]
+            if words.sentences[start] != words.sentences[cue.start] or here.between(start, min(end, cue.start)):
+                break
+            _mark(distant, start, min(end, cue.start))
+            clause -= 1
+            if clause not in bounds:
+                break
+
+
+def _past_time(words: Words, cue: Found, bounds: dict[int, tuple[int, int]], here: _Here, distant: bytearray) -> None:
+    """A time long ago: its clause is distant on each side where nothing is of the present; alone, its neighbour too."""
+    clause = words.clauses[cue.start]
+    start, end = bounds[clause]
+    if not here.between(start, cue.start):
+        _mark(distant, start, cue.end)
+    if not here.between(cue.end, end):
+        _mark(distant, cue.end, end)
+    if end - start > _LEAD_WORDS or here.between(start, end):
+        return
+    sentence = words.sentences[start]
+    before, after = bounds.get(clause - 1), bounds.get(clause + 1)
+    neighbour = after if before is None or words.sentences[before[0]] != sentence else before
+    if neighbour and words.sentences[neighbour[0]] == sentence and not here.between(*neighbour):
+        _mark(distant, *neighbour)
 
 
 def _clause_bounds(words: Words) -> dict[int, tuple[int, int]]:

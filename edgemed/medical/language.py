@@ -79,6 +79,7 @@ class Cues(Record):
     or_words: tuple[Phrase, ...] = ()
     past: tuple[Phrase, ...] = ()
     past_time: tuple[Phrase, ...] = ()
+    over: tuple[Phrase, ...] = ()
     hypothetical: tuple[Phrase, ...] = ()
     not_hypothetical: tuple[Phrase, ...] = ()
     general: tuple[Phrase, ...] = ()
