@@ -10,8 +10,8 @@ precision, recall (Wilson) and F1 (bootstrap over sentences, 95 %) of
 * dose: the same among quantities of kind dose;
 
 and among the numbers that agree, the share whose kind, comparator and (doses) owner agree too. Units are compared by
-the table below and not by the parser's. Three things are equal here although written apart: an age without a unit
-and one in years, a year with and without the unit "year", a blood pressure with and without mmHg. Dates and clock
+the table below and not by the parser's. Three things are equal here although written apart: an age labelled without
+a unit and one in years, a year with and without the unit "year", a blood pressure with and without mmHg. Dates and clock
 times, which are no number, agree when their spans cover the same digits. A unit that the labels do not have (Da, W)
 counts as none.
 
@@ -96,12 +96,15 @@ class Number:
     start: int
     end: int
     digits: str
+    is_bare_age: bool = False
 
     def agrees(self, other: Number) -> bool:
         if not (self.start < other.end and other.start < self.end):
             return False
         if isinstance(self.low, str) or isinstance(other.low, str):
             return self.digits == other.digits
+        if self.is_bare_age and (self.low, self.high) == (12 * other.low, 12 * other.high) and not other.unit:
+            return True
         return (self.low, self.high, self.unit) == (other.low, other.high, other.unit)
 
 
@@ -114,7 +117,8 @@ def number(
         values = [Fraction(low), Fraction(high)]
     except ValueError:
         return Number(kind, low, high, unit, comparator, of, start, end, digits)
-    if kind == "age" and unit == "":
+    is_bare_age = kind == "age" and unit == ""
+    if is_bare_age:
         unit = "year"
     if kind == "time" and unit == "year" and values[0] >= 1000:
         unit = ""
@@ -123,7 +127,8 @@ def number(
     name, factor = plain_unit(unit)
     if unit == "°F":
         name, values = "°C", [(value - 32) * 5 / 9 for value in values]
-    return Number(kind, values[0] * factor, values[1] * factor, name, comparator, of, start, end, digits)
+    low_value, high_value = (value * factor for value in values)
+    return Number(kind, low_value, high_value, name, comparator, of, start, end, digits, is_bare_age)
 
 
 @dataclass

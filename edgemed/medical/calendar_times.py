@@ -36,7 +36,7 @@ _MONTH_BEFORE = re.compile(rf"\b{_MONTH}\.?(?: ?,)? $")
 _YEAR_ONLY = re.compile(_YEAR)
 _CLOCK = re.compile(
     joined(
-        r"""(?P<h>[01]?\d|2[0-4]) ?[:.h] ?(?P<m>[0-5]\d)(?::[0-5]\d)?(?![\d/:])(?P<half> ?[ap]\.? ?m\b\.?)?
+        r"""(?P<h>[01]?\d|2[0-4])(?: : |[:.h])(?P<m>[0-5]\d)(?::[0-5]\d)?(?![\d/:])(?P<half> ?[ap]\.? ?m\b\.?)?
         (?P<hours> ?(?:hrs?|hours?|h)\b)?
         |(?P<h2>1[0-2]|0?[1-9]) ?(?P<half2>[ap]\.? ?m\b\.?|o ?'? ?clock\b(?: in the (?:morning|afternoon|evening))?)
         |(?P<h4>[01]\d|2[0-3])(?P<m4>[0-5]\d) ?(?:h|hrs|hours)\b"""
@@ -93,7 +93,7 @@ def _clock(plain: str, start: int, before: str) -> Amount | None:
         return None
     hour, minute = match["h"] or match["h2"] or match["h4"], match["m"] or match["m4"] or "0"
     half = match["half"] or match["half2"] or ""
-    mark = plain[match.end("h")] if match["h"] else ""
+    mark = plain[match.end("h") : match.start("m")].strip() if match["h"] else ""
     certain = half or match["hours"] or match["h4"] or mark == "h"
     if match["h4"] and not _AT.search(before):
         return None

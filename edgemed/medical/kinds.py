@@ -68,7 +68,7 @@ _AFTER_SIGN = re.compile(
         (?P<ge>(?:or|and|&) (?:more|older|above|over|greater|higher|longer|heavier|up|upwards?|onwards?|beyond)\b
         |or at least|plus\b(?! [a-z]))
         |(?P<le>(?:or|and) (?:less|younger|below|under|fewer|lower|shorter|lighter)\b)
-        )|(?P<most> (?:maximum|max|at (?:the )?most|tops)\b(?!\.?:? ?(?:dose|of|is|\d))))"""
+        )|(?P<most> (?:maximum|max|at (?:the )?most|tops)\b(?!\.?:? ?(?:dose|rate|speed|daily|single|of|is|\d))))"""
     )
 )
 _INFUSED = re.compile(r"\b(?:made|make|diluted?|filled|topped|brought|made it) (?:it )?up to $")
@@ -153,7 +153,7 @@ _AGE_WORD_BEFORE = re.compile(
     r" (?:who are |aged )?(?:under|over|below|above|from|between|less than|more than|at least|up to)"
     r"|\b(?:she|he|i|who|mother|father|patient|mum|dad|son|daughter)(?:'s| is"
     r"|'m| am| was)(?: now| only| already| about)?"
-    r"|\b(?:under|over)-)[ (]*$"
+    r"|\b(?:under|over)-|\bif (?:aged )?(?:under|over|below|above))[ (]*$"
 )
 OLD = re.compile(r"[ -]{0,3}(?:s )?(?:of age\b|- ?olds?\b|olds?\b|y ?/ ?o\b|o\b|of life\b)|[ -]?/ ?o\b|[ ]?- ?old\b")
 _AGE_AFTER = re.compile(
@@ -288,25 +288,27 @@ def kind_of(unit: str, value: float, before: str, plain: str, end: int) -> Quant
         return QuantityKind.MEASURE if _CHANGE.search(before) else QuantityKind.WEIGHT
     if unit in ("g", "lb") and _WEIGHT_CUE.search(before) and not _CHANGE.search(before):
         return QuantityKind.WEIGHT
-    if unit in ("mL/min", "mL/min/1.73 m2", "L/min", "mL/h", "mL/kg/h") or unit.startswith("mL/min/1.73"):
-        return QuantityKind.MEASURE if _FLOW.search(before) or "1.73" in unit else QuantityKind.DOSE
-    if "kcal" in unit:
-        return QuantityKind.MEASURE
-    if unit == "%" and _SOLUTION_AFTER.match(plain, end):
-        return QuantityKind.DOSE
-    if _LAB_UNIT.search(unit) and not _DOSED.search(unit):
-        return QuantityKind.MEASURE
-    if unit in ("tablet", "capsule", "dose", "vial", "ampoule", "sachet") and (
-        _COUNT_CUE.search(before) or _COUNT_AFTER.match(plain, end)
-    ):
+    is_counted = _COUNT_CUE.search(before) or _COUNT_AFTER.match(plain, end)
+    if unit in ("tablet", "capsule", "dose", "vial", "ampoule", "sachet") and is_counted:
         return QuantityKind.COUNT
+    return QuantityKind.MEASURE if _is_measure(unit, before, plain, end) else QuantityKind.DOSE
+
+
+def _is_measure(unit: str, before: str, plain: str, end: int) -> bool:
+    """Whether an amount of this unit is a value that was found and not one that is given."""
+    if unit in ("mL/min", "L/min", "mL/h", "mL/kg/h"):
+        return _FLOW.search(before) is not None
+    if "kcal" in unit or "1.73" in unit:
+        return True
+    if unit == "%" and _SOLUTION_AFTER.match(plain, end):
+        return False
+    if _LAB_UNIT.search(unit) and not _DOSED.search(unit):
+        return True
     if unit in ("g", "mg", "g/day", "mg/day") and _EXCRETED.search(before):
-        return QuantityKind.MEASURE
-    if (unit[:1] in "mLg" and _OUTPUT_AFTER.match(plain, end)) or (
-        unit.startswith(("mL", "L")) and _OUTPUT.search(before)
-    ):
-        return QuantityKind.MEASURE
-    return QuantityKind.DOSE
+        return True
+    if unit[:1] in "mLg" and _OUTPUT_AFTER.match(plain, end):
+        return True
+    return unit.startswith(("mL", "L")) and _OUTPUT.search(before) is not None
 
 
 def _bare_kind(value: float, before: str, plain: str, end: int) -> QuantityKind:

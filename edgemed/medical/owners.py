@@ -33,7 +33,7 @@ _TO_DRUG = re.compile(
         |ointment|gel|injection|base
         |additional|further|once|twice|three times|bd|tds|od|bid|tid|worth|both|either|plain|soluble|regular
         |dispersible|loading|maintenance
-        |anti-?[a-z]+|medication|drug|medicine|their|his|her|my|your|in|with|,)[ -])*"""
+        |anti-?[a-z]+|medication|drug|medicine|their|his|her|my|your|,)[ -])*"""
     )
 )
 _OF_OTHER = re.compile(
@@ -45,8 +45,9 @@ _OF_OTHER = re.compile(
         |fiber|fibre|protein|fat|sugar|coffee|soup|porridge|formula)\b"""
     )
 )
-_CODE_BEFORE = re.compile(r"\b[a-z]+ ?-? ?\d{3,}[a-z]? ?\( ?(?:\d[\d. ]* (?:and|or) )?$")
-_CODE_AFTER = re.compile(r" (?:dose )?of [a-z]+ ?-? ?\d{3,}")
+_OTHER_BEFORE = re.compile(r"\b(?:blood|water|milk|feeds?|formula|prbcs?|packed cells|fluids?)(?: of)? $")
+_CODE_BEFORE = re.compile(r"\b[a-z]+(?: - |-)?\d{3,}[a-z]? ?\( ?(?:\d[\d. ]* (?:and|or) )?$")
+_CODE_AFTER = re.compile(r" (?:dose )?of [a-z]+(?: - |-)?\d{3,}")
 _ASIDE = re.compile(
     r"\b(?:without|instead of|rather than|unlike|allergic to|allergy to|avoid|than|no|not with|in place of"
     r"|replace[sd]?|placebo or)(?: any)? $"
@@ -192,7 +193,10 @@ def _owners(plain: str, sentence: _Sentence, amounts: Sequence[Amount]) -> list[
 
 
 def _is_of_other(plain: str, amount: Amount) -> bool:
-    return amount.kind is QuantityKind.DOSE and bool(_OF_OTHER.match(plain, amount.end))
+    if amount.kind is not QuantityKind.DOSE:
+        return False
+    before = plain[max(0, amount.start - 24) : amount.start]
+    return bool(_OF_OTHER.match(plain, amount.end) or _OTHER_BEFORE.search(before))
 
 
 def _is_of_code(plain: str, amount: Amount) -> bool:
@@ -264,7 +268,8 @@ def _with_test(
     plain: str, amount: Amount, owner: str, reached: int, tests: Sequence[FoundTerm], starts: Sequence[int]
 ) -> tuple[Amount, str]:
     """A value with the name of what was measured; a bare number after such a name is a measure."""
-    if amount.kind not in (QuantityKind.MEASURE, QuantityKind.COUNT, QuantityKind.WEIGHT):
+    is_free_dose = amount.kind is QuantityKind.DOSE and not owner and amount.unit in ("mL", "mg", "IU", "mmol")
+    if amount.kind not in (QuantityKind.MEASURE, QuantityKind.COUNT, QuantityKind.WEIGHT) and not is_free_dose:
         return amount, owner
     following = bisect_left(starts, amount.start)
     test = tests[following - 1] if following else None
@@ -275,6 +280,8 @@ def _with_test(
     gap = plain[max(test.end, reached) : amount.start]
     if not _VALUE_GAP.fullmatch(gap):
         return amount, owner
+    if is_free_dose:
+        return replace(amount, kind=QuantityKind.MEASURE), test.name
     if amount.kind is QuantityKind.COUNT and not amount.unit and not _counts_something(plain, amount):
         return replace(amount, kind=QuantityKind.MEASURE), test.name
     return (amount, test.name) if amount.kind is not QuantityKind.COUNT else (amount, owner)

@@ -48,6 +48,9 @@ def _borrows(plain: str, left: Amount, right: Amount, lender: Amount) -> bool:
         return lender.unit == "mm"
     if not between.strip(" ") or not _LIST.fullmatch(between):
         return False
+    is_limit = left.comparator in ("<", ">", ">=") and left.comparator != lender.comparator
+    if is_limit and _COMMA.fullmatch(between):
+        return False  # "2.5 mg if under 5, 5 mg if over"
     if lender.kind in _LENDERS:
         return True
     if left.kind is QuantityKind.MEASURE and (_COMMA.fullmatch(between) or left.comparator != lender.comparator):

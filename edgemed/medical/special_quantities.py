@@ -10,7 +10,9 @@ from edgemed.medical.mentions import QuantityKind
 from edgemed.medical.numbers import NUMBER, TENS, joined, value_of
 from edgemed.medical.unit_chains import CHAIN
 
-_COURSE = re.compile(r"(?!24/7)(?P<n>\d{1,2}) ?/ ?(?P<of>7|52|12)(?![\d/]|\.\d)(?! ?(?:mm|mg|ml|mcg|g)\b)")
+_COURSE = re.compile(
+    r"(?!24/7)(?P<n>\d{1,2})(?: ?- ?(?P<high>\d{1,2}))? ?/ ?(?P<of>7|52|12)(?![\d/]|\.\d)(?! ?(?:mm|mg|ml|mcg|g)\b)"
+)
 _COURSE_UNIT = {"7": ("day", 1), "52": ("day", 7), "12": ("month", 1)}
 _COURSE_BEFORE = re.compile(
     r"(?:\bx|\bfor|\bin|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc|\bevery|\bage[d]?|\bage of|;"
@@ -32,7 +34,7 @@ _PRESSURE = re.compile(
 _PRESSURE_BEFORE = re.compile(r"\b(?:b\.?p\.?|blood pressure|pressures?|pressure (?:is|was|of))[^.;\d]{0,20}$")
 _RATIO = re.compile(
     joined(
-        rf"""(?P<one>\d+(?:\.\d+)?) ?: ?(?P<two>\d{{1,3}}(?:[, ]\d{{3}})+|\d+)(?![\d:])
+        rf"""(?P<one>\d+(?:\.\d+)?)(?: : |:(?: (?=1[0, ]*00))?)(?P<two>\d{{1,3}}(?:[, ]\d{{3}})+|\d+)(?![\d:])
         |(?P<first>{NUMBER})(?: in (?:every )?| out of (?:every |each )?(?:the )?)
         (?P<second>{NUMBER})(?! ?(?:{CHAIN}|hours|days|weeks|months|years|(?:days|of) ))(?=\W|$)(?!-)
         |(?P<cases>\d+(?:\.\d+)?) (?:per|in) (?P<people>1[, ]?0{{2,3}}(?:[, ]?000)?|1 ?million)\b"""
@@ -166,13 +168,13 @@ def _course(plain: str, match: re.Match[str], before: str) -> Amount | None:
     if match["of"] == "12" and not after and not _COURSE_BEFORE.search(before):
         return None
     unit, size = _COURSE_UNIT[match["of"]]
-    value = Fraction(int(match["n"]) * size)
+    value, high = Fraction(int(match["n"]) * size), Fraction(int(match["high"] or match["n"]) * size)
     kind, end = QuantityKind.DURATION, match.end()
     if after and after[0].strip() in ("old", "baby", "infant", "boy", "girl", "male", "female", "m", "f"):
         kind, end = QuantityKind.AGE, after.end() if after[0].strip() == "old" else end
     elif (after and after[0].strip() in ("ago", "later")) or _COURSE_TIME.search(before):
         kind = QuantityKind.TIME
-    return Amount(kind, value, value, unit, match.start(), end)
+    return Amount(kind, value, high, unit, match.start(), end)
 
 
 def _ratio(match: re.Match[str], start: int) -> Amount | None:
