@@ -96,6 +96,26 @@ def test_look_alike_drugs_stay_apart(one: str, other: str) -> None:
     assert sound_of(one) != sound_of(other)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("long-acting insulin", "rapid-acting insulin"), ("nph insulin", "regular insulin"), ("Mixtard", "Insulatard"),
+        ("normal saline", "hypertonic saline"), ("d5w", "d50w"), ("haloperidol", "haloperidol decanoate"),
+        ("liposomal amphotericin B", "amphotericin B"), ("nasal spray flu vaccine", "flu vaccine"), ("Mirena", "Postinor"),
+        ("norethisterone", "norethisterone enanthate"), ("stop", "taper"), ("if", "unless"), ("increase", "reduce"),
+        ("oligohydramnios", "polyhydramnios"), ("viral meningitis", "bacterial meningitis"), ("early pregnancy", "late pregnancy"),
+        ("gonococcal conjunctivitis", "chlamydial conjunctivitis"), ("systolic", "diastolic"), ("fbs", "rbs"), ("opv", "ipv"),
+        ("general anaesthesia", "spinal anaesthesia"), ("allergic to", "intolerant to"), ("penicillin G", "penicillin V"),
+        ("type 1 diabetes", "type 2 diabetes"), ("hepatitis B", "hepatitis C"), ("first trimester", "third trimester"),
+        ("hypokalaemia", "hyperkalaemia"), ("hypoglycaemia", "hyperglycaemia"), ("left", "right"), ("before", "after"),
+    ],
+)  # fmt: skip
+def test_things_that_are_treated_otherwise_keep_other_names(one: str, other: str) -> None:
+    assert found(one)
+    assert found(other)
+    assert kinds(one) != kinds(other)
+
+
 def facts() -> list[dict[str, Any]]:
     folder = resources.files("edgemed.demo") / "facts"
     return [
