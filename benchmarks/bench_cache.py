@@ -11,8 +11,8 @@ One run, one setting (the clinical key and CacheOptions as shipped), no model's 
 * with DATA: pairs of MedQuAD (made by rule; label 0 is "other question"), RQE (train part) and MeQSum (a message and
   its summary; all pairs of two summaries). Their texts are not shipped and are shown only on request.
 
-Beside it a cache by cosine alone at thresholds usual elsewhere, with the demonstration model's embeddings where its
-engine gives them, else (--words, or an engine without embeddings) with counts of words as vectors; the first line says.
+Beside it a cache by cosine alone at thresholds usual elsewhere, with the demonstration model's embeddings, or (--words)
+with counts of words as vectors; the first line says which.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import math
 import random
 import re
 import sys
 import tomllib
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +32,9 @@ from importlib import resources
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).parent / "medical"))
 from minimal_pairs import equal_pairs, minimal_pairs, name_twins
@@ -48,7 +51,7 @@ from edgemed.serve.response_cache import Answered, Asked, CachedAnswer, CacheOpt
 SHOWN = 8
 """Pairs of a group that --show prints."""
 COSINES = (0.80, 0.90, 0.95)
-Vector = dict[int, float]
+Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,9 @@ class Case:
 class Gates:
     """Whether each kind of cache would answer the second question of a case from the first."""
 
-    def __init__(self, embed: Callable[[str], Vector]) -> None:
-        self._embed = embed
+    def __init__(self, embed: Callable[[str], Vector] | None) -> None:
+        self._by_model = embed is not None
+        self._embed = embed or word_counts
         self._options = CacheOptions()
         self._keys: dict[str, ClinicalKey] = {}
         self._vectors: dict[str, Vector] = {}
@@ -81,40 +85,39 @@ class Gates:
         return self._vectors[question]
 
     def shared(self, one: str, two: str) -> bool:
-        """The clinical key is the gate; similarity of words only turns away what has nothing in common."""
+        """The clinical key is the gate; similarity (equation 8) only turns away what has nothing in common."""
         first = self.key(one)
         if not first.cacheable or first != self.key(two):
             return False
-        return jaccard(words_of(one), words_of(two)) >= self._options.word_threshold
+        alike = jaccard(words_of(one), words_of(two))
+        if not self._by_model:
+            return alike >= self._options.word_threshold
+        weight = self._options.word_weight
+        return weight * alike + (1 - weight) * self.cosine(one, two) >= self._options.threshold
 
     def cosine(self, one: str, two: str) -> float:
-        first, second = self.vector(one), self.vector(two)
-        return sum(value * second.get(place, 0.0) for place, value in first.items())
+        return float(self.vector(one) @ self.vector(two))
 
 
 def word_counts(question: str) -> Vector:
-    """Counts of a question's words, length 1: a vector without any model."""
-    counts = Counter(hash(word) for word in re.findall(r"\w+", question.casefold()))
-    length = math.sqrt(sum(count * count for count in counts.values())) or 1.0
-    return {word: count / length for word, count in counts.items()}
+    """Counts of a question's words at 1,024 places by checksum, length 1: a vector without any model."""
+    vector = np.zeros(1024, np.float32)
+    for word in re.findall(r"\w+", question.casefold()):
+        vector[zlib.crc32(word.encode()) % len(vector)] += 1
+    return vector / (np.linalg.norm(vector) or 1.0)
 
 
-def model_embedding() -> Callable[[str], Vector] | None:
-    """Embeddings by the demonstration model; None where the engine gives none."""
-    from edgemed.core.prompt import PromptPart
+def model_embedding() -> Callable[[str], Vector]:
+    """Embeddings by the demonstration model, as the cache uses them."""
     from edgemed.demo import demo_model_path
     from edgemed.engines.base import EngineConfig
+    from edgemed.engines.embedding import embed_text
     from edgemed.engines.registry import open_engine
 
     engine = open_engine(EngineConfig(model_path=demo_model_path()))
-    if not hasattr(engine, "embed"):
-        engine.close()
-        return None
 
     def embed(question: str) -> Vector:
-        values = engine.embed(engine.tokenize([PromptPart(question)]))
-        length = math.sqrt(sum(value * value for value in values)) or 1.0
-        return {place: value / length for place, value in enumerate(values)}
+        return np.asarray(embed_text(engine, question or " "), np.float32)
 
     return embed
 
@@ -258,7 +261,7 @@ def main() -> None:
     options = parser.parse_args()
     embed = None if options.words else model_embedding()
     print("cosine: " + ("the demonstration model's embeddings" if embed else "word counts, no model's embeddings"))
-    gates = Gates(embed or word_counts)
+    gates = Gates(embed)
     table = fact_table()
     same = list(paraphrases(table, options.seed, same_content=True))
     anew = list(paraphrases(table, options.seed, same_content=False))

@@ -24,11 +24,14 @@ _STOPS = frozenset(".?!;:,")
 _AFTER_END = _STOPS | {"for", "in", "when", "if"}
 _SHORTENED = {"ca": "can", "wo": "will", "sha": "shall"}
 _AROUND_PERSON = frozenset("old of age aged weighing weight weigh".split())  # noqa: SIM905
-_COMPARING = frozenset(
-    "under over below above less more than at least most up to about around approximately approx roughly younger older "  # noqa: SIM905
-    "lighter heavier aged age ages of exceeding between from".split()
-)
-_COMPARING_AFTER = frozenset("and or older over above more under less below younger up plus + old of age".split())  # noqa: SIM905
+_NEAR = frozenset("than at of age aged to or and old between".split())  # noqa: SIM905
+_MORE = _NEAR | frozenset("over above more greater higher older heavier longer beyond least from up plus +".split())  # noqa: SIM905
+_LESS = _NEAR | frozenset("under below less lower younger lighter fewer shorter most up".split())  # noqa: SIM905
+_ROUGHLY = frozenset("about around approximately approx roughly nearly almost".split())  # noqa: SIM905
+_SAID_BY = {">": _MORE, ">=": _MORE, "<": _LESS, "<=": _LESS, "~": _ROUGHLY}
+"""Words beside a number that its comparator already says."""
+_TELLING = frozenset("more other further additional extra another long short small large new next last first f".split())  # noqa: SIM905
+"""Words inside a quantity that its value does not say: "3 more days", "38 F" read as degrees Celsius."""
 
 
 @dataclass(slots=True)
@@ -123,7 +126,8 @@ def quantity_name(quantity: Quantity, written: str) -> str:
     if not unit and (quantity.kind is QuantityKind.TIME or quantity.low > 999_999):
         return " ".join(written.split())
     value = str(quantity.low) if quantity.low == quantity.high else f"{quantity.low} to {quantity.high}"
-    return f"{quantity.comparator}{value} {unit}".strip()
+    telling = "".join(f" {word}" for word in _WORD.findall(written) if word in _TELLING)
+    return f"{quantity.comparator}{value} {unit}".strip() + telling
 
 
 def _with_phrases(
@@ -212,10 +216,13 @@ def _emphatic(reading: Reading, token: _Token, shouted: bool, phrase: Phrase) ->
     before = reading.text[max(0, token.start - 3) : token.start].rstrip(" \"'(")
     at_start = not before or before[-1] in ".?!:;-\n" or not reading.text[: token.start].strip()
     if at_start:
-        return written == "An" and reading.plain[token.end : token.end + 2].strip()[:1] not in tuple("aeiouh")
+        return written == "An" and not _AFTER_AN.match(reading.plain, token.end)
     return written[0].isupper()
 
 
+_AFTER_AN = re.compile(r" (?:[aeiou]|hour|heir|honest|[hlmnrsx]\w{0,3}\b)")
+_NO_NOUN = frozenset("a an the do does can may could might should must is are be am have".split())  # noqa: SIM905
+_ITS_VERB = frozenset("has is was had needs gets takes weighs feels asks wants have".split())  # noqa: SIM905
 _BEFORE_PRONOUN = frozenset(
     "do does did can could may might should shall must would will am have had and or if when how what which that why "  # noqa: SIM905
     "where whether dose dosage much drug treatment often long".split()
@@ -231,14 +238,17 @@ _LABELLED = frozenset(
 
 
 def _is_label(tokens: Sequence[_Token], index: int) -> bool:
-    """True for "a" and "i" as labels: "influenza a", "stage I"; as article and pronoun they have other neighbours."""
+    """True for "a" and "i" as labels ("influenza a", "stage I") and for "An has fever": as words they have other
+    neighbours."""
     word = tokens[index].text
     before = tokens[index - 1].text if index else ""
+    following = tokens[index + 1].text if index + 1 < len(tokens) else ""
+    if word in _NO_NOUN and following in _ITS_VERB:
+        return True
     if word == "a":
         return before in _LABELLED
     if word != "i" or not before or before in _STOPS or before in _BEFORE_PRONOUN:
         return False
-    following = tokens[index + 1].text if index + 1 < len(tokens) else ""
     return following not in _AFTER_PRONOUN and following != "'"
 
 
@@ -269,8 +279,8 @@ def _without_comparators(items: list[Item]) -> list[Item]:
         if quantity is None:
             continue
         if quantity.comparator:
-            _drop_beside(items, place, -1, _COMPARING, drop)
-            _drop_beside(items, place, 1, _COMPARING_AFTER, drop)
+            _drop_beside(items, place, -1, _SAID_BY[quantity.comparator], drop)
+            _drop_beside(items, place, 1, _SAID_BY[quantity.comparator], drop)
         if quantity.kind in (QuantityKind.AGE, QuantityKind.WEIGHT):
             _drop_beside(items, place, -1, _AROUND_PERSON, drop)
             _drop_beside(items, place, 1, _AROUND_PERSON, drop)
