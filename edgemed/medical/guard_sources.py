@@ -123,148 +123,18 @@ class ReadSources:
     calculated: tuple[Calculated, ...]
 
 
-_WEAK = [
-    "acting",
-    "acute",
-    "admission",
-    "admitted",
-    "adult",
-    "after",
-    "age",
-    "aged",
-    "and",
-    "areas",
-    "attack",
-    "available",
-    "bacterial",
-    "before",
-    "binds",
-    "by",
-    "cell",
-    "chest",
-    "child",
-    "chronic",
-    "close",
-    "common",
-    "complicated",
-    "condition",
-    "conditions",
-    "conscious",
-    "contacts",
-    "daily",
-    "day",
-    "days",
-    "disease",
-    "diseases",
-    "dose",
-    "due",
-    "each",
-    "early",
-    "emergency",
-    "episode",
-    "extensive",
-    "first",
-    "for",
-    "from",
-    "general",
-    "given",
-    "high",
-    "hospital",
-    "hour",
-    "hours",
-    "in",
-    "infection",
-    "infections",
-    "infusion",
-    "injection",
-    "intense",
-    "intermittent",
-    "intramuscular",
-    "intravenous",
-    "is",
-    "kg",
-    "lacking",
-    "large",
-    "late",
-    "less",
-    "loading",
-    "local",
-    "long",
-    "low",
-    "lower",
-    "maintenance",
-    "major",
-    "media",
-    "mild",
-    "moderate",
-    "month",
-    "months",
-    "more",
-    "needing",
-    "normal",
-    "not",
-    "of",
-    "older",
-    "operative",
-    "or",
-    "oral",
-    "other",
-    "over",
-    "overdose",
-    "pain",
-    "patient",
-    "persistent",
-    "plan",
-    "poisoning",
-    "possible",
-    "post",
-    "pre",
-    "pregnancy",
-    "prevention",
-    "preventive",
-    "reaction",
-    "recent",
-    "recurrent",
-    "reducing",
-    "referral",
-    "routine",
-    "second",
-    "secondary",
-    "sensitive",
-    "severe",
-    "simple",
-    "slow",
-    "small",
-    "some",
-    "starting",
-    "status",
-    "step",
-    "substance",
-    "suppression",
-    "suspected",
-    "symptoms",
-    "than",
-    "that",
-    "the",
-    "third",
-    "to",
-    "together",
-    "transmission",
-    "treatment",
-    "type",
-    "uncomplicated",
-    "under",
-    "usual",
-    "viral",
-    "week",
-    "weeks",
-    "when",
-    "where",
-    "with",
-    "without",
-    "year",
-    "years",
-]
+_WEAK = (
+    "acting acute admission admitted adult after age aged and areas attack available bacterial before binds by "
+    "cell chest child chronic close common complicated condition conditions conscious contacts daily day days "
+    "disease diseases dose due each early emergency episode extensive first for from general given high "
+    "hospital hour hours in infection infections infusion injection intense intermittent intramuscular "
+    "intravenous is kg lacking large late less loading local long low lower maintenance major media mild "
+    "moderate month months more needing normal not of older operative or oral other over overdose pain patient "
+    "persistent plan poisoning possible post pre pregnancy prevention preventive reaction recent recurrent "
+    "reducing referral routine second secondary sensitive severe simple slow small some starting status step "
+    "substance suppression suspected symptoms than that the third to together transmission treatment type "
+    "uncomplicated under usual viral week weeks when where with without year years "
+)
 _WORD = re.compile(r"[a-z\u00c0-\u024f]{2,}|\d+(?:\.\d+)?")
 _ROUTES = (
     ("intravenous", r"intravenous(?:ly)?|i\.?v\.?|into a vein|slow injection into the vein"),
@@ -291,7 +161,29 @@ def _folded(word: str) -> str:
     return word[:-1] if len(word) > 4 and word.endswith("s") and not word.endswith(("ss", "is", "us")) else word
 
 
-_WEAK_FOLDED = frozenset(_folded(word) for word in _WEAK)
+_EMPTY = frozenset(
+    [
+        *("the", "and", "or", "of", "in", "to", "for", "with", "from", "by", "is", "due", "at", "on", "born", "dose"),
+        *(
+            "day",
+            "days",
+            "week",
+            "month",
+            "year",
+            "years",
+            "hour",
+            "kg",
+            "old",
+            "older",
+            "more",
+            "less",
+            "over",
+            "under",
+        ),
+    ]
+)
+"""Words that tell nothing of a condition or a patient; ages and weights are compared as numbers."""
+_WEAK_FOLDED = frozenset(_folded(word) for word in _WEAK.split())
 """Words of conditions that name none."""
 
 
@@ -337,8 +229,8 @@ def _fact(dose: SupportedDose, lexicon: Lexicon) -> DoseFact:
         drug,
         read_dose.numbers,
         _naming(bare, lexicon) | condition_words(stated(dose.condition, lexicon), lexicon),
-        words_in(condition) | words_in(read(dose.detail).plain),
-        words_in(read(dose.detail).plain),
+        _telling(words_in(condition) | words_in(read(dose.detail).plain)),
+        _telling(words_in(read(dose.detail).plain)),
         (route.lastgroup or "") if route else "",
         tuple(number.amount for number in stated(f"{dose.group}, {dose.detail}, ", lexicon).numbers),
         frozenset(plain[start:end] for start, end in read_dose.unread),
@@ -351,6 +243,10 @@ def condition_words(text: StatedText, lexicon: Lexicon, start: int = 0, end: int
     end = len(plain) if end is None else end
     named = [term for term in text.conditions if start <= term.start < end]
     return _naming(words_in(" ".join(f"{term.name} {plain[term.start : term.end]}" for term in named)), lexicon)
+
+
+def _telling(words: frozenset[str]) -> frozenset[str]:
+    return frozenset(word for word in words - _EMPTY if not word[0].isdigit())
 
 
 def _naming(words: frozenset[str], lexicon: Lexicon) -> frozenset[str]:

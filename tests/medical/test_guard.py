@@ -206,6 +206,12 @@ def test_maximum_duration_age_and_strength_are_compared_with_their_own_fields():
     assert verdicts("Amoxicillin 40 mg/kg for 10 days.")["10 days"] == "contradicts_source"
 
 
+def test_where_no_patient_is_named_any_patients_dose_supports():
+    found = verdicts("Gentamicin 4.5-7.5 mg/kg once a day.", "gentamicin dose", TABLE)
+    assert set(found.values()) == {"from_source"}
+    assert verdicts("Gentamicin 75 mg/kg once a day.", "gentamicin dose", TABLE)["75 mg/kg"] == "contradicts_source"
+
+
 def test_counts_and_clean_tell_the_whole():
     good = check_numbers("Amoxicillin 40 mg/kg.", "", [AMOXICILLIN])
     bad = check_numbers("Amoxicillin 400 mg/kg, zinc 20 mg.", "", [AMOXICILLIN])
