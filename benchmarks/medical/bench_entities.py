@@ -11,9 +11,9 @@ precision, recall (Wilson) and F1 (bootstrap over sentences, 95 %) of
 
 and among the numbers that agree, the share whose kind, comparator and (doses) owner agree too. Units are compared by
 the table below and not by the parser's. Three things are equal here although written apart: an age labelled without
-a unit and one in years, a year with and without the unit "year", a blood pressure with and without mmHg. Dates and clock
-times, which are no number, agree when their spans cover the same digits. A unit that the labels do not have (Da, W)
-counts as none.
+a unit and one in years, a year with and without the unit "year", a blood pressure with and without mmHg. Dates and
+clock times, which are no number, agree when their spans cover the same digits. A unit that the labels do not have
+(Da, W) counts as none.
 
 --show prints what differs (dev only). --speed measures sentences per CPU minute and the CPU time of hostile texts.
 """

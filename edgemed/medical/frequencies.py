@@ -58,7 +58,8 @@ _WEEKLY_UNIT = {"hourly": "h", "hrly": "h", "hly": "h", "minutely": "min"} | {
     "weekly": "week", "monthly": "month", "yearly": "year", "daily": "day",
 }  # fmt: skip
 _ALONE = re.compile(
-    r"(?:daily(?! (?:living\b|life\b|lives\b|activit|routine|work|tasks|function|need))|nightly|weekly|fortnightly|monthly"
+    r"(?:daily(?! (?:living\b|life\b|lives\b|activit|routine|work|tasks|function|need))"
+    r"|nightly|weekly|fortnightly|monthly"
     r"|yearly"
     r"|annually|hourly|half[- ]hourly)\b"
 )

@@ -204,7 +204,8 @@ _LAB_UNIT = re.compile(
     joined(
         r"""^(?:g|mg|mcg|ng|pg|mmol|mcmol|nmol|pmol|mEq|IU|mIU|mOsm|cell|copy|)/(?:dL|L|mcL)$|^(?:ng|pg|mIU|mcg|IU
             |cell|copy)/mL$
-        |^mg/(?:g|mmol|mol)$|^mmol/mol$|^mOsm/kg$|^(?:mmHg|cmH2O|°C|°F|degree|%|kPa|kcal|cm|mm|m|km|m2|cell|copy|lb|oz
+        |^(?:g|mg|mcg)/100 mL$|^mg/(?:g|mmol|mol)$|^mmol/mol$|^mOsm/kg$|^(?:mmHg|cmH2O|°C|°F|degree|%|kPa|kcal|cm|mm|m
+        |km|m2|cell|copy|lb|oz
         |inch|foot|kg)(?:/|$)
         |^(?:beat|breath)?/min$|m2$"""
     )
@@ -309,6 +310,11 @@ def _is_measure(unit: str, before: str, plain: str, end: int) -> bool:
     if unit[:1] in "mLg" and _OUTPUT_AFTER.match(plain, end):
         return True
     return unit.startswith(("mL", "L")) and _OUTPUT.search(before) is not None
+
+
+def is_measured(before: str) -> bool:
+    """Whether the name of something that has a value stands right before the number."""
+    return _MEASURED.search(before) is not None
 
 
 def _bare_kind(value: float, before: str, plain: str, end: int) -> QuantityKind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from edgemed.medical.amounts import Unread
+from edgemed.medical.kinds import is_measured
 from edgemed.medical.numbers import NUMBER, joined
 from edgemed.medical.unit_chains import CHAIN
 
@@ -16,6 +17,8 @@ _ORDINAL = re.compile(r"\d{1,4}(?:st|nd|rd|th)\b")
 _KARYOTYPE_OR_DIMENSION = re.compile(
     r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:echo|ultra|imag|struct|model|scan|conform|print))"
 )
+_CODE = re.compile(r"\d{3,6}\b(?! [.,] \d| ?[%:/-])")
+_CODE_LETTERS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5} $")
 _GLUED = re.compile(r"(?P<word>[a-z][a-z.]*)(?P<dash>-?)$")
 _GLUED_ALLOWED = frozenset(
     re.findall(
@@ -75,6 +78,14 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
     if match := _CHEMICAL.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
     return _glued(plain, start, before, cut_in_words=cut_in_words) or _named(plain, start, before)
+
+
+def code_at(plain: str, start: int, before: str, written: str) -> Unread | None:
+    """The number of a test compound in a text that was cut in words: "FK 506", "CGS 21680"."""
+    match = _CODE.match(plain, start)
+    if match is None or not _CODE_LETTERS.search(written, max(0, start - 6), start) or is_measured(before):
+        return None
+    return None if _UNIT_AFTER.match(plain, start) else Unread(start, match.end(), "digits inside a name")
 
 
 def _is_enumerated(plain: str) -> bool:

@@ -46,7 +46,7 @@ _OF_OTHER = re.compile(
     )
 )
 _OTHER_BEFORE = re.compile(r"\b(?:blood|water|milk|feeds?|formula|prbcs?|packed cells|fluids?)(?: of)? $")
-_CODE_BEFORE = re.compile(r"\b[a-z]+(?: - |-)?\d{3,}[a-z]? ?\( ?(?:\d[\d. ]* (?:and|or) )?$")
+_CODE_BEFORE = re.compile(r"\b(?:[a-z]+(?: - |-)?|[a-z]{2,4} )\d{3,}[a-z]? ?\( ?(?:[\d. ]+(?:,|and|or) )*$")
 _CODE_AFTER = re.compile(r" (?:dose )?of [a-z]+(?: - |-)?\d{3,}")
 _ASIDE = re.compile(
     r"\b(?:without|instead of|rather than|unlike|allergic to|allergy to|avoid|than|no|not with|in place of"
@@ -201,7 +201,7 @@ def _is_of_other(plain: str, amount: Amount) -> bool:
 
 def _is_of_code(plain: str, amount: Amount) -> bool:
     """ "SC-48334 (1000 mg", "10 mg of LY274614": of a test compound that no list has, not of the drug further off."""
-    before = plain[max(0, amount.start - 30) : amount.start]
+    before = plain[max(0, amount.start - 50) : amount.start]
     return bool(_CODE_BEFORE.search(before) or _CODE_AFTER.match(plain, amount.end))
 
 

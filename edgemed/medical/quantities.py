@@ -17,7 +17,7 @@ from edgemed.medical.calendar_times import time_at
 from edgemed.medical.frequencies import frequency_at, times_alone
 from edgemed.medical.kinds import BEFORE, OLD, comparator_of, kind_of
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.name_digits import name_at
+from edgemed.medical.name_digits import code_at, name_at
 from edgemed.medical.numbers import NUMBER, VULGAR, WORDS, joined, value_of
 from edgemed.medical.shared_units import with_shared_units
 from edgemed.medical.unit_chains import CHAIN, symbols
@@ -56,7 +56,7 @@ _UNIT = re.compile(
 )
 _SPREAD = re.compile(rf"(?: ?\+ ?/ ?- ?| ?± ?| ?\+- ?)(?:{NUMBER})")
 _JOIN = re.compile(
-    r"(?P<to>-? to |-to | ?- ?| up to |, up to | through | till | until |-to-| ?~ ?)|(?P<or>-? ?,? or "
+    r"(?P<to> - - ?|--|-? to |-to | ?- ?| up to |, up to | through | till | until |-to-| ?~ ?)|(?P<or>-? ?,? or "
     r"|-or-| ?/ ?(?=\d)| and/or )|(?P<and> and | & )"
 )
 _BETWEEN = re.compile(r"\b(?:between|from|ranging|range[sd]?)(?: the)?(?: ages?| age)?(?: of| from| between)? ?$")
@@ -85,6 +85,9 @@ _MOLAR = re.compile(
     r"|(?<=[^\w.]\d ))M(?![\w./-])"
 )
 _MOLES = {"": "mol", "m": "mmol", "µ": "mcmol", "μ": "mcmol", "u": "mcmol", "n": "nmol", "p": "pmol"}
+_WARM_BEFORE = re.compile(
+    r"\b(?:at|to|below|above|between|under|over|than|stor\w+|temp\w*|fever|of|and|is|was)\b[^a-z]*$"
+)
 _NOUN = re.compile(r" [a-z]{3,}")
 _OF_STRONG_FORM = re.compile(
     rf" ?(?:of )?(?:an? |the )?{NUMBER}[ -]?(?:mg|mcg|µg|g|grams?|milligrams?|micrograms?)(?: \([a-z ]+\))?[ -]"
@@ -110,6 +113,7 @@ def amounts_of(
     found: list[Amount] = []
     unread: list[Unread] = []
     done = tried = name = 0
+    written = "" if written.isupper() else written  # shouted: its capitals say nothing
     cut_in_words = bool(_SPACED_SIGN.search(plain))
     for candidate in _CANDIDATE.finditer(plain):
         start = candidate.start()
@@ -153,6 +157,8 @@ class _Reader:
         digits = plain[start] in _DIGIT_STARTS
         if digits and (name := name_at(plain, start, before, cut_in_words=self.cut_in_words)):
             return name
+        if digits and self.cut_in_words and (code := code_at(plain, start, before, self.written)):
+            return code
         if frequency := frequency_at(plain, start, before):
             return [replace(frequency, comparator=self._comparator(frequency))]
         if digits:
@@ -290,6 +296,8 @@ class _Reader:
             return "/mcL", end  # "CD4 above 100 mm3"
         if not unit and high < 1 and (form := _OF_STRONG_FORM.match(plain, end)):
             return SYMBOL_OF[form["form"]], end
+        if chain == "c" and not 30 <= low <= 45 and not _WARM_BEFORE.search(self.before):
+            return "", end - 1
         if unit == "degree" or (chain == "f" and not 90 <= low <= 110):
             unit = "°C" if 30 <= low <= 45 else "°F" if 90 <= low <= 110 else unit if unit == "degree" else ""
             return unit, end if unit else end - 1

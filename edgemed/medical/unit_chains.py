@@ -31,8 +31,8 @@ _PER = joined(
     | an? (?={_any_of({"day", "week", "month", "year", "h", "min"})}{_END}){_DIVISOR}
     | each (?=dose|day|night){_DIVISOR}
     | (?:in|within|over a) (?:any |each |a )?{_ONE_DAY}
-    | ?[.\u00b7]? ?(?:kg|min|hr?|day|d|l|ml|dl|g|mmol|s)(?: ?\( ?- ?1 ?\)| ?\^? ?- ?1(?!\d)|\u207b¹)
-    | ?[.\u00b7]? ?m(?: ?\( ?- ?2 ?\)| ?\^? ?- ?2(?!\d)|\u207b²)
+    | ?[.\u00b7x*]? ?(?:kg|min|hr?|day|d|l|ml|dl|g|mmol|s)(?: ?\( ?- ?1 ?\)| ?\^? ?- ?1(?!\d)|\u207b¹)
+    | ?[.\u00b7x*]? ?m(?: ?\( ?- ?2 ?\)| ?\^? ?- ?2(?!\d)|\u207b²)
     )"""
 )
 CHAIN = joined(
@@ -70,7 +70,7 @@ def symbols(chain: str) -> str:
     first = _FIRST.match(text)
     parts, place = ([SYMBOL_OF[first[0]]], first.end()) if first else ([""], 0)
     while place < len(text):
-        if link := re.compile(r" ?[.\u00b7]? ?").match(text, place):
+        if link := re.compile(r" ?[.\u00b7x*]? ?").match(text, place):
             inverse = _INVERSE.match(text, link.end())
             if inverse and first:
                 parts.append("m2" if inverse["unit"] == "m" else SYMBOL_OF[inverse["unit"]])

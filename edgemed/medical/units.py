@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "mg": ("milligrams", "milligram", "milligrammes", "milligramme", "mgs", "mgr", "mg"),
-    "mcg": ("micrograms", "microgram", "microgrammes", "microgramme", "mcgs", "mcg", "µg", "ug"),
+    "mcg": ("micrograms", "microgram", "microgrammes", "microgramme", "mcgs", "mcg", "µg", "ug", "mug", "microg"),
     "ng": ("nanograms", "nanogram", "ng"),
     "kg": ("kilograms", "kilogram", "kilos", "kilo", "kgs", "kg"),
     "g": ("grams", "gram", "grammes", "gramme", "gms", "gm", "g"),
@@ -26,13 +26,13 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "mIU": ("milliunits",),
     "mEq": ("milliequivalents", "meq"),
     "mmol": ("millimoles", "millimole", "mmols", "mmol"),
-    "mcmol": ("micromoles", "micromol", "µmol", "umol", "mcmol"),
-    "nmol": ("nmol",),
+    "mcmol": ("micromoles", "micromole", "micromol", "mumol", "µmol", "umol", "mcmol"),
+    "nmol": ("nanomoles", "nanomole", "nanomol", "nmol"),
     "pmol": ("pmol",),
     "mol": ("moles", "mol"),
     "mL": ("milliliters", "millilitres", "milliliter", "millilitre", "mls", "ml", "cc", "ccs"),
     "mcL": (
-        *("microliters", "microlitres", "microliter", "microlitre", "µl", "ul", "mcl"),
+        *("microliters", "microlitres", "microliter", "microlitre", "µl", "ul", "mcl", "mul", "microl"),
         *("cubic millimeter", "cubic millimetre", "mm3", "mm³", "mm^3", "mm(3)", "mm ( 3 )", "cmm", "cu mm"),
     ),
     "dL": ("deciliters", "decilitres", "deciliter", "decilitre", "dl"),
