@@ -26,6 +26,8 @@ ListRecord = TypeVar("ListRecord", bound=Record)
 Forms = dict[str, tuple["Entry", ...] | None]
 """The words of a form, joined by a blank, to what it names; None when it only begins a longer form."""
 
+_SHORTEST_SLIP = 8
+"""Words of fewer letters are not read with a letter too many or too few."""
 _SHORTEST_SOUND = 7
 """Shorter words have too many neighbours to be read by ear."""
 
@@ -118,6 +120,8 @@ class Lexicon:
     measures: frozenset[str]
     """Canonical names of what has a value."""
     sounds: Mapping[str, Entry]
+    slips: Mapping[str, Entry]
+    """Long drug names with one letter left out, where that names one drug."""
     endings: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -216,11 +220,25 @@ def _guess(word: str, lexicon: Lexicon) -> tuple[Entry, ...]:
         return ()
     if len(word) >= _SHORTEST_SOUND and len(word) <= 40 and (entry := lexicon.sounds.get(sound_of(word))):
         return (entry,)
+    if _SHORTEST_SLIP <= len(word) <= 40 and (slip := _slip(word, lexicon)):
+        return (slip,)
     if word.endswith(lexicon.endings):
         stem = max((stem for stem in lexicon.endings if word.endswith(stem)), key=len)
         if len(stem) + 3 < len(word) <= 40:
             return (Entry(TermKind.DRUG, word),)
     return ()
+
+
+def _slip(word: str, lexicon: Lexicon) -> Entry | None:
+    """The drug whose name is a word with one letter more or less; the first letter is never wrong."""
+    if entry := lexicon.slips.get(word):
+        return entry
+    for place in range(1, len(word)):
+        entries = lexicon.forms.get(word[:place] + word[place + 1 :])
+        if entries and entries[0].kind is TermKind.DRUG and len(word) > _SHORTEST_SLIP:
+            brands = lexicon.drugs[entries[0].name].brands if entries[0].name in lexicon.drugs else ()
+            return None if word[:place] + word[place + 1 :] in map(str.lower, brands) else entries[0]
+    return None
 
 
 @cache
@@ -248,6 +266,7 @@ def shipped_lexicon() -> Lexicon:
         salts=frozenset(stems.salts),
         measures=frozenset((*measures.measures, *measures.also_measured)),
         sounds=_sounds(forms),
+        slips=_slips(forms, known),
     )
 
 
@@ -325,3 +344,23 @@ def _sounds(forms: Forms) -> dict[str, Entry]:
         if same is not None and same.name != entries[0].name:
             sounds[sound] = None
     return {sound: entry for sound, entry in sounds.items() if entry}
+
+
+def _slips(forms: Forms, known: Mapping[str, Drug]) -> dict[str, Entry]:
+    """Each long drug name of one word with one letter left out, where it names one drug and no other term.
+
+    Brands stay out: many are an English word with a letter less ("differin", "singulair").
+    """
+    brands = {brand.lower() for drug in known.values() for brand in drug.brands}
+    slips: dict[str, Entry | None] = {}
+    for form, entries in forms.items():
+        if len(form) <= _SHORTEST_SLIP or not form.isalpha() or not entries or entries[0].kind is not TermKind.DRUG:
+            continue
+        if form in brands:
+            continue
+        for place in range(1, len(form)):
+            slip = form[:place] + form[place + 1 :]
+            same = slips.setdefault(slip, entries[0])
+            if same is not None and same.name != entries[0].name:
+                slips[slip] = None
+    return {slip: entry for slip, entry in slips.items() if entry and slip not in forms}

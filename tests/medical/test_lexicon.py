@@ -58,6 +58,8 @@ def kinds(text: str) -> set[tuple[str, str]]:
         ("MgSO4", "magnesium sulfate"),
         ("azythromicin", "azithromycin"),
         ("hidroxyzine", "hydroxyzine"),
+        ("furosemde", "furosemide"),
+        ("ciprofloxaciin", "ciprofloxacin"),
         ("zoliflucillin", "zoliflucillin"),
         ("pentavalent vaccine", "pentavalent vaccine"),
     ],
@@ -101,11 +103,15 @@ def test_look_alike_drugs_stay_apart(one: str, other: str) -> None:
     [
         ("long-acting insulin", "rapid-acting insulin"), ("nph insulin", "regular insulin"), ("Mixtard", "Insulatard"),
         ("normal saline", "hypertonic saline"), ("d5w", "d50w"), ("haloperidol", "haloperidol decanoate"),
-        ("liposomal amphotericin B", "amphotericin B"), ("nasal spray flu vaccine", "flu vaccine"), ("Mirena", "Postinor"),
+        ("liposomal amphotericin B", "amphotericin B"), ("nasal spray flu vaccine", "flu vaccine"),
+        ("Mirena", "Postinor"),
         ("norethisterone", "norethisterone enanthate"), ("stop", "taper"), ("if", "unless"), ("increase", "reduce"),
-        ("oligohydramnios", "polyhydramnios"), ("viral meningitis", "bacterial meningitis"), ("early pregnancy", "late pregnancy"),
-        ("gonococcal conjunctivitis", "chlamydial conjunctivitis"), ("systolic", "diastolic"), ("fbs", "rbs"), ("opv", "ipv"),
-        ("general anaesthesia", "spinal anaesthesia"), ("allergic to", "intolerant to"), ("penicillin G", "penicillin V"),
+        ("oligohydramnios", "polyhydramnios"), ("viral meningitis", "bacterial meningitis"),
+        ("early pregnancy", "late pregnancy"),
+        ("gonococcal conjunctivitis", "chlamydial conjunctivitis"), ("systolic", "diastolic"), ("fbs", "rbs"),
+        ("opv", "ipv"),
+        ("general anaesthesia", "spinal anaesthesia"), ("allergic to", "intolerant to"),
+        ("penicillin G", "penicillin V"),
         ("type 1 diabetes", "type 2 diabetes"), ("hepatitis B", "hepatitis C"), ("first trimester", "third trimester"),
         ("hypokalaemia", "hyperkalaemia"), ("hypoglycaemia", "hyperglycaemia"), ("left", "right"), ("before", "after"),
     ],
@@ -191,7 +197,20 @@ def test_the_longest_term_wins_from_the_left() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["cholesterol", "imidazole", "intercept", "cockayne", "somatostatin", "concept", "april"]
+    "word",
+    [
+        "cholesterol",
+        "imidazole",
+        "intercept",
+        "secretion",
+        "differing",
+        "singular",
+        "cotrimazole",
+        "cockayne",
+        "somatostatin",
+        "concept",
+        "april",
+    ],
 )
 def test_a_word_that_only_ends_like_a_drug_is_none(word: str) -> None:
     assert drugs(word) == []
