@@ -11,7 +11,6 @@ Facts about the library (0.3.36) that shape this file
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
 import os
@@ -19,21 +18,19 @@ import re
 import sys
 import time
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgemed.core.errors import EngineFailed, MissingExtra, ModelRefused, UsageError
 from edgemed.core.prompt import PromptPart
-from edgemed.core.units import MIB, format_bytes
+from edgemed.core.units import format_bytes
 from edgemed.engines.base import EngineConfig, EngineInfo, KvType, Sampling
 from edgemed.engines.llama_embedding import Embedder
+from edgemed.engines.native_log import NativeLog
 from edgemed.engines.prompt_tokens import PromptTokenizer, SpecialToken
 from edgemed.engines.scheduler import Chunk
 from edgemed.engines.thinking import CLOSE, CLOSING, OPEN, is_reasoning
 
-_LOG_INFO, _LOG_ERROR = 2, 4
-"""enum ggml_log_level, ggml.h."""
 _GGML_TYPES: dict[KvType, int] = {"f16": 1, "q4_0": 2, "q8_0": 8}
 """enum ggml_type, ggml.h."""
 _NO_TOKEN = -1
@@ -46,7 +43,6 @@ _LONGEST_RUN = 50_000
 """Characters. Some models' words (Mistral's) are found with std::regex, which recurses at every character:
 between 200,000 and 300,000 in a row overflow a stack of 64 MiB and end the process."""
 _RUN = re.compile(r"\S+|\s+")
-_BUFFER_LINE = re.compile(r"(\S+)\s+(?:model|KV|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 
 
 def load_api() -> Any:
@@ -114,7 +110,7 @@ class LlamaCpp:
         _check_config(config)
         self._config = config
         self._api = load_api()
-        self._log = _NativeLog(self._api)
+        self._log = NativeLog(self._api)
         self._api.llama_backend_init()
         self._model = self._load_model(on_progress or (lambda _: None))
         self._vocab = self._api.llama_model_get_vocab(self._model)
@@ -397,32 +393,6 @@ class LlamaCpp:
             reasoning=self.closing is not None,
             load_seconds=load_seconds,
         )
-
-
-class _NativeLog:
-    """What llama.cpp says: errors kept for our own messages, buffer sizes counted, the rest dropped."""
-
-    def __init__(self, api: Any) -> None:
-        self._errors: deque[str] = deque(maxlen=4)
-        self.buffer_bytes: dict[str, int] = {}
-        self._callback = api.llama_log_callback(self._hear)  # kept: the library calls it for as long as it lives
-        api.llama_log_set(self._callback, None)
-
-    def last(self) -> str:
-        """The newest error lines, oldest first; "" when there were none."""
-        return " / ".join(self._errors)
-
-    def _hear(self, level: int, text: bytes, _: Any) -> None:
-        if level == _LOG_ERROR:
-            self._errors.append(text.decode(errors="replace").strip())
-        elif level == _LOG_INFO and b"buffer size" in text:
-            with contextlib.suppress(ValueError):
-                self._count(text.decode(errors="replace"))
-
-    def _count(self, line: str) -> None:
-        if match := _BUFFER_LINE.search(line):
-            name, size = match.groups()
-            self.buffer_bytes[name] = self.buffer_bytes.get(name, 0) + round(float(size) * MIB)
 
 
 def _check_config(config: EngineConfig) -> None:
