@@ -2,11 +2,13 @@
 
 The lists lie in lists/*.toml. A term is looked up word by word in one table of all forms, longest first, so that
 blanks, dashes, slashes and plurals need no entry of their own; the time is linear in the text. A drug that no list
-has is found by its INN stem ("-cillin"), a misspelt one by its sound when that fits exactly one listed drug.
+has is found by its INN stem ("-cillin"), a misspelt one by its sound or by one letter too many
+or too few, when that fits exactly one listed drug.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -188,7 +190,7 @@ def find_terms(plain: str, lexicon: Lexicon | None = None) -> list[FoundTerm]:
     return found
 
 
-def _longest(plain: str, words: list, place: int, forms: Forms) -> tuple[tuple[Entry, ...], int]:  # type: ignore[type-arg]
+def _longest(plain: str, words: list[re.Match[str]], place: int, forms: Forms) -> tuple[tuple[Entry, ...], int]:
     """The longest form that begins at a word, and the place of its last word; () when there is none."""
     form = words[place].group()
     entries, last = forms[form] or (), place
@@ -205,7 +207,7 @@ def _longest(plain: str, words: list, place: int, forms: Forms) -> tuple[tuple[E
     return entries, last
 
 
-def _over_salts(plain: str, words: list, last: int, lexicon: Lexicon) -> int:  # type: ignore[type-arg]
+def _over_salts(plain: str, words: list[re.Match[str]], last: int, lexicon: Lexicon) -> int:
     """The place of the last word of the salt that follows a drug's name."""
     while last + 1 < len(words) and words[last + 1].group() in lexicon.salts:
         if plain[words[last].end() : words[last + 1].start()] != " ":
