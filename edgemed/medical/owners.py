@@ -64,7 +64,8 @@ _DILUENTS = frozenset(
 )
 _RESPECTIVELY = re.compile(r"\brespectively\b")
 _SOLUTION_BEFORE = re.compile(
-    r"(?:[ ,(-]|eye|ear|nasal|drops?|ointment|cream|gel|lotion|solution|injection|spray|mouthwash|shampoo|w/v"
+    r"(?:[ ,(-]|eye|ear|nasal|drops?|ointment|cream|gel|lotion|solution|injection|spray|suspension|drops|syrup|vial"
+    r"|mouthwash|shampoo|w/v"
     r"|infusion|topical|paste|is)*"
 )
 _STRENGTH_AFTER = re.compile(
@@ -122,8 +123,9 @@ def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], star
     before = drugs[following - 1] if following else None
     after = drugs[following] if following < len(drugs) else None
     gap = plain[before.end : amount.start] if before and before.end <= amount.start else None
-    if amount.unit in ("%", "ratio") and amount.kind is QuantityKind.MEASURE:
-        if amount.unit == "ratio" and ":" not in plain[amount.start : amount.end]:
+    if amount.unit in ("%", "ratio", "IU/mL") and amount.kind is QuantityKind.MEASURE:
+        is_share = amount.unit == "ratio" and ":" not in plain[amount.start : amount.end] and amount.high < 1000
+        if is_share or (amount.unit == "IU/mL" and not plain.startswith("/ml", amount.end - 3)):
             return amount
         if (
             after is not None

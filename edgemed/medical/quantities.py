@@ -23,7 +23,7 @@ from edgemed.medical.shared_units import with_shared_units
 from edgemed.medical.unit_chains import CHAIN, symbols
 from edgemed.medical.units import CALENDAR, FORMS, SPELLINGS, SYMBOL_OF, canonical
 
-MAX_NUMBERS = 500
+MAX_NUMBERS = 400
 """More in one text are reported as one unread rest, which bounds the time of a hostile text."""
 
 _CANDIDATE = re.compile(
@@ -138,7 +138,9 @@ def amounts_of(
 
 
 def _after_drug(plain: str, start: int, drug_ends: Collection[int]) -> bool:
-    return any(start - gap in drug_ends for gap in (0, 1, 2) if not plain[start - gap : start].strip(" -("))
+    if plain.endswith("(", 0, start):  # "Kaletra 2 tablets (200/50)"
+        return any(start - gap in drug_ends for gap in range(1, 40))
+    return any(start - gap in drug_ends for gap in (0, 1, 2) if not plain[start - gap : start].strip(" -"))
 
 
 class _Reader:
@@ -253,9 +255,7 @@ class _Reader:
             if lower.unit != amount.unit and scale == 1:
                 return None
             amount = replace(amount, low=lower.low, high=amount.high * scale, unit=lower.unit)
-            if amount.low > amount.high:
-                return None
-        return [amount]
+        return None if chain and amount.low > amount.high else [amount]
 
     def _word_counts(self, word: str, end: int) -> bool:
         """Whether a number word without a unit counts something ("three children"): "one" is mostly a pronoun."""

@@ -24,6 +24,8 @@ _COURSE_AFTER = re.compile(
 _COURSE_TIME = re.compile(
     r"\b(?:in|review(?:ed)?|rv|fu|f/u|after|again|return|rtc|see|back|recheck|repeat|tca)\b[ :a-z]{0,8}$"
 )
+_OF_24 = re.compile(r"(?P<n>[12468]|12) ?/ ?24(?![\d/.])")
+_FORM_BEFORE = re.compile(r"(?:\d ?(?:mg|m?cg|g|ml|units|iu)|\b(?:tabs?|tablets?|caps|puffs?|iv|po|im|sc|every|q)) ?$")
 _PRESSURE = re.compile(
     joined(
         r"""(?P<high>\d{2,3})(?: ?- ?\d{2,3})? ?(?:/| over ) ?(?P<low>\d{2,3})(?: ?- ?\d{2,3})?(?![\d/]
@@ -77,6 +79,9 @@ def special_at(plain: str, start: int, before: str, *, after_drug: bool) -> Amou
     """A course, blood pressure, ratio or short age that begins with the digits at this place."""
     if (age := _gestation(plain, start) or _age(plain, start, before)) is not None:
         return age
+    if (match := _OF_24.match(plain, start)) and _FORM_BEFORE.search(before):
+        minutes = Fraction(60 * int(match["n"]))
+        return Amount(QuantityKind.FREQUENCY, minutes, minutes, "min", start, match.end())
     if (match := _COURSE.match(plain, start)) and (course := _course(plain, match, before)):
         return course
     if (match := _PRESSURE.match(plain, start)) and not after_drug:

@@ -40,6 +40,10 @@ def _word(amount: Amount) -> str:
         ("6 x 4 cm", ["measure 60 mm", "measure 40 mm"]),
         ("half of a 40 mg tablet", ["dose 1/2 tablet", "dose 40 mg"]),
         ("61 . 6 + / - 8 . 7 mg . l ( - 1 )", ["measure 77/1250 mg/mL"]),
+        ("children over 12: 10 ml", ["count >12", "dose 10 mL"]),
+        ("2.5 mg if under 5, 5 mg if over 5", ["dose 5/2 mg", "age <60 month", "dose 5 mg", "age >60 month"]),
+        ("400 , 450 , and 500 mg / m2", ["dose 400 mg/m2", "dose 450 mg/m2", "dose 500 mg/m2"]),
+        ("9.1% to 7.4%", ["measure 91/10 %", "measure 37/5 %"]),
         ("125 mg/5 mL", ["dose 25 mg/mL"]),
         ("8 tablets in 24 hours", ["dose 8 tablet/day"]),
         ("2 L over 24 hours", ["dose 2000 mL", "duration 1440 min"]),
@@ -110,6 +114,9 @@ def test_words_that_only_look_like_a_frequency(text: str) -> None:
         ("6, 10 and 14 weeks after birth", ["time 42 day", "time 70 day", "time 98 day"]),
         ("on days 1, 8 and 15", ["time 1 day", "time 8 day", "time 15 day"]),
         ("cough x 3/7", ["duration 3 day"]),
+        ("x 5-7/7", ["duration 5-7 day"]),
+        ("an hour and a half ago", ["time 90 min"]),
+        ("three in five", ["measure 3-5 ratio"]),
         ("on 14 Dec 2025", ["time 20251214 date"]),
         ("at 2 pm", ["time 840 clock"]),
         ("at 09h30", ["time 570 clock"]),
@@ -141,6 +148,12 @@ def test_a_long_text_ends_in_one_unread_rest() -> None:
     amounts, unread = amounts_of("5 mg " * (MAX_NUMBERS + 50))
     assert len(amounts) == MAX_NUMBERS
     assert unread[-1].end == 5 * (MAX_NUMBERS + 50)
+
+
+def test_capitals_tell_a_molar_strength_from_a_length() -> None:
+    molar, _ = amounts_of("0.5 m nacl", written="0.5 M NaCl")
+    length, _ = amounts_of("0.5 m tall", written="0.5 m tall")
+    assert (_word(molar[0]), _word(length[0])) == ("dose 1/2 mmol/mL", "measure 500 mm")
 
 
 _AMOUNTS = st.integers(1, 2000)
