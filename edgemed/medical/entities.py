@@ -19,7 +19,7 @@ from edgemed.medical.owners import owned
 from edgemed.medical.quantities import amounts_of
 from edgemed.medical.reading import Reading, read
 
-MAX_CHARACTERS = 32_000
+MAX_CHARACTERS = 24_000
 """What follows is reported as one unparsed rest, which bounds the time of a hostile text."""
 
 _DIGITS = re.compile(r"\d+")

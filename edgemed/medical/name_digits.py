@@ -93,32 +93,28 @@ def _is_enumerated(plain: str) -> bool:
 
 
 def _glued(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:
-    glued = _GLUED.search(before)
-    has_unit = _UNIT_AFTER.match(plain, start)
-    if (
-        glued
-        and not _may_precede(glued["word"], has_unit)
-        and not (glued["word"] == "t" and _TEMPERATURE.match(plain, start))
-    ):
+    glued = _GLUED.search(before) if before[-1:].isalpha() or before.endswith(("-", ".")) else None
+    if glued and not _may_precede(glued["word"], plain, start):
         end = _WORD_END.match(plain, start)
         return Unread(start - len(glued[0]), end.end() if end else start + 1, "digits inside a name")
-    if cut_in_words and not has_unit:
-        if before.endswith(" - ") and _SPACED_NAME_BEFORE.search(before):
-            return _word(plain, start, start)
-        if _IN_BRACKETS.match(plain, start) and _IN_BRACKETS_BEFORE.search(before):
-            return _word(plain, start, start)
-    if _LETTER_AFTER.match(plain, start) and not has_unit and not _NOT_NAMES.match(plain, start):
-        return _word(plain, start, start)
-    return None
+    is_name = cut_in_words and (
+        (before.endswith(" - ") and _SPACED_NAME_BEFORE.search(before))
+        or (before.endswith("( ") and _IN_BRACKETS.match(plain, start) and _IN_BRACKETS_BEFORE.search(before))
+    )
+    is_name = is_name or (_LETTER_AFTER.match(plain, start) and not _NOT_NAMES.match(plain, start))
+    return _word(plain, start, start) if is_name and not _UNIT_AFTER.match(plain, start) else None
 
 
-def _may_precede(word: str, has_unit: re.Match[str] | None) -> bool:
-    """Whether a quantity can be glued to this word: "wt12", "amoxicillin500mg"."""
-    return word in _GLUED_ALLOWED or (has_unit is not None and len(word) > 3 and len(has_unit["unit"]) > 1)
+def _may_precede(word: str, plain: str, start: int) -> bool:
+    """Whether the quantity here can be glued to this word: "wt12", "amoxicillin500mg", "t38.5"."""
+    if word in _GLUED_ALLOWED or (word == "t" and _TEMPERATURE.match(plain, start)):
+        return True
+    has_unit = _UNIT_AFTER.match(plain, start)
+    return has_unit is not None and len(word) > 3 and len(has_unit["unit"]) > 1
 
 
 def _named(plain: str, start: int, before: str) -> Unread | None:
-    if before[-1:] not in (" ", "-", "/", ",") or _UNIT_AFTER.match(plain, start) or not _NAMED_BEFORE.search(before):
+    if before[-1:] not in (" ", "-", "/", ",") or not _NAMED_BEFORE.search(before) or _UNIT_AFTER.match(plain, start):
         return None
     return _word(plain, start, start)
 

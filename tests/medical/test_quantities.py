@@ -40,7 +40,7 @@ def _word(amount: Amount) -> str:
         ("6 x 4 cm", ["measure 60 mm", "measure 40 mm"]),
         ("half of a 40 mg tablet", ["dose 1/2 tablet", "dose 40 mg"]),
         ("61 . 6 + / - 8 . 7 mg . l ( - 1 )", ["measure 77/1250 mg/mL"]),
-        ("children over 12: 10 ml", ["count >12", "dose 10 mL"]),
+        ("children over 12: 10 ml", ["age >144 month", "dose 10 mL"]),
         ("2.5 mg if under 5, 5 mg if over 5", ["dose 5/2 mg", "age <60 month", "dose 5 mg", "age >60 month"]),
         ("400 , 450 , and 500 mg / m2", ["dose 400 mg/m2", "dose 450 mg/m2", "dose 500 mg/m2"]),
         ("9.1% to 7.4%", ["measure 91/10 %", "measure 37/5 %"]),
