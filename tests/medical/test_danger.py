@@ -1,0 +1,146 @@
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgemed.medical.danger import danger_signs
+from edgemed.medical.language import language_data
+
+SENTENCES = [
+    line.split("\t") for line in (Path(__file__).parent / "data" / "danger_en.tsv").read_text("utf-8").splitlines()
+]
+ALARMING = [
+    phrase
+    for words in ("fit", "bleed", "snake", "bite", "poison", "ate", "breathe", "cant")
+    for phrase in language_data().danger.words[words]
+]
+
+
+def signs(text: str) -> set[str]:
+    return {sign.sign for sign in danger_signs(text)}
+
+
+@pytest.mark.parametrize("sentence", [text for kind, text in SENTENCES if kind == "danger"])
+def test_somebody_in_danger_is_seen(sentence: str) -> None:
+    assert danger_signs(sentence)
+
+
+@pytest.mark.parametrize("sentence", [text for kind, text in SENTENCES if kind == "safe"])
+def test_alarming_words_without_danger_raise_no_alarm(sentence: str) -> None:
+    assert not danger_signs(sentence)
+
+
+def test_sign_says_where_it_stands_in_bytes_and_as_written() -> None:
+    text = "é — the boy is CONVULSING"
+    (sign,) = danger_signs(text)
+    assert sign.sign == "convulsion"
+    assert text.encode()[sign.start : sign.end].decode() == sign.words == "CONVULSING"
+
+
+def test_negation_reaches_over_a_list_that_ends_in_or() -> None:
+    assert not danger_signs("my son has no cough, convulsions or bleeding")
+    assert "convulsion" in signs("my son has no cough, convulsions since this morning")
+
+
+def test_negation_ends_at_but_and_at_a_full_stop() -> None:
+    assert signs("no fever but convulsing") == {"convulsion"}
+    assert signs("No fever. Convulsing") == {"convulsion"}
+
+
+def test_negation_inside_a_sign_does_not_deny_it() -> None:
+    assert "not-breathing" in signs("he is not breathing")
+    assert "cannot-drink" in signs("my baby does not drink")
+
+
+def test_past_is_told_from_now() -> None:
+    assert not danger_signs("He had fits two years ago")
+    assert "convulsion" in signs("He had fits two years ago and is fitting again")
+
+
+def test_what_if_is_told_from_what_is() -> None:
+    assert not danger_signs("What do I do if a child chokes?")
+    assert "choking" in signs("child is choking what do I do")
+
+
+def test_teaching_is_told_from_asking_for_help() -> None:
+    assert not danger_signs("I teach mothers about convulsions and snake bite")
+    assert "convulsion" in signs("I teach mothers, and now one of them is having convulsions here")
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("2 month old with 65 breaths a minute", "breathing-distress"),
+        ("man, BP 70/40", "shock"),
+        ("she has a blood sugar of 1,9", "diabetic-emergency"),
+        ("newborn 3 days old, temp 38.4", "neonatal"),
+        ("34 weeks pregnant, BP 170/110", "eclampsia"),
+        ("in labour for 26 hours", "prolonged-labour"),
+        ("my father, SpO2 82", "breathing-distress"),
+    ],
+)
+def test_measured_values_out_of_bounds_are_signs(text: str, sign: str) -> None:
+    assert sign in signs(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["RR 32, 2 years old", "BP 120/80", "blood sugar 5.4", "temp 38.4, 3 years old", "SpO2 97"]
+)
+def test_measured_values_within_bounds_are_none(text: str) -> None:
+    assert not danger_signs(text)
+
+
+def test_one_wrong_letter_in_a_long_word_is_mended() -> None:
+    assert "unconscious" in signs("my wife is unconscius")
+
+
+def test_each_sign_comes_once() -> None:
+    found = danger_signs("convulsing, convulsing, he is convulsing")
+    assert len(found) == len({sign.sign for sign in found})
+
+
+@given(st.text(max_size=300))
+def test_no_text_raises(text: str) -> None:
+    danger_signs(text)
+
+
+@given(st.text(alphabet=st.characters(codec=None), max_size=100))
+def test_places_lie_in_the_text(text: str) -> None:
+    whole = f"{text} she is convulsing {text}"
+    size = len(whole.encode("utf-8", "surrogatepass"))
+    for sign in danger_signs(whole):
+        assert 0 <= sign.start < sign.end <= size
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([*ALARMING, "no", ",", ".", "if", "now", "and", "or", "12"]), max_size=30))
+def test_any_heap_of_alarming_words_is_read(words: list[str]) -> None:
+    danger_signs(" ".join(words).replace("*", ""))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a ",
+        "no fits. ",
+        "bleeding heavily, ",
+        "she is ",
+        "convulsionz ",
+        "if he can't ",
+        "12 ",
+        "\ud800",
+        "ش ",
+        "blood lips blue not ",
+    ],
+)
+def test_a_hundred_kilobytes_take_a_tenth_of_a_second(piece: str) -> None:
+    text = (piece * 100_000)[:100_000]
+    danger_signs("")
+    fastest = float("inf")
+    for _ in range(3):
+        start = time.process_time()
+        danger_signs(text)
+        fastest = min(fastest, time.process_time() - start)
+    assert fastest < 0.1, f"{fastest:.3f} s"
