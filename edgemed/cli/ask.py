@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from edgemed.engines.base import DoneEvent, Engine, Event, GenerationRequest
+    from edgemed.medical.category import Classification
+    from edgemed.medical.guard import GuardResult
 
-DEFAULT_MAX_TOKENS = 512
+
+class AskNumber(Record):
+    """A number of the answer, and what stands behind it."""
+
+    text: str
+    verdict: str
+    """"from_source", "contradicts_source", "repeated_from_question" or "unsupported"."""
+    source: str
+    source_says: str
 
 
 class AskAnswer(Record):
@@ -26,8 +36,10 @@ class AskAnswer(Record):
     schema_version: Literal[1] = 1
     question: str
     category: str
-    """The class of question whose prompt template was used."""
+    danger_signs: tuple[str, ...]
+    """Found in the question; with one, the emergency template was used, else that of the category."""
     answer: str
+    numbers: tuple[AskNumber, ...]
     finish_reason: str
     """"stop": the answer is whole; "length": it was cut."""
     model: str
@@ -43,7 +55,9 @@ class AskAnswer(Record):
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
     model: Annotated[str | None, typer.Option(help="A GGUF file, or a name such as: demo")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = DEFAULT_MAX_TOKENS,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, in tokens (default: by the kind of question).")
+    ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -56,19 +70,24 @@ def ask(
     console.record(_answer(question, resolve_model(model), max_tokens, console))
 
 
-def _answer(question: str, path: Path, max_tokens: int, console: Console) -> AskAnswer:
+def _answer(question: str, path: Path, max_tokens: int | None, console: Console) -> AskAnswer:
     """Load, ask, stream the text to stdout; what was said."""
     from edgemed.demo import DEMO_NAME, DEMO_NOTICE, is_demo
+    from edgemed.demo.supported import supported_doses
     from edgemed.engines.registry import open_engine
-    from edgemed.medical.category import category_of
+    from edgemed.medical.category import classify
+    from edgemed.medical.guard import check_numbers
     from edgemed.plan.store import plan_for
     from edgemed.serve.options import CARE_NOTICE
 
-    category, demo = category_of(question), is_demo(path)
+    kind, demo = classify(question), is_demo(path)
     config = plan_for(path, console, n_slots=1).engine_config.model_copy(update={"model_path": path})
     engine = open_engine(config, console)
     try:
-        request = _request(engine, question, max_tokens)
+        request = _request(engine, question, kind, max_tokens)
+        if kind.danger:
+            found = ", ".join(sign.words for sign in kind.danger)
+            console.note(f"Possible danger sign ({found}): follow your emergency protocol, refer at once.")
         for notice in (CARE_NOTICE, DEMO_NOTICE if demo else ""):
             if notice:
                 console.note(notice)
@@ -78,10 +97,17 @@ def _answer(question: str, path: Path, max_tokens: int, console: Console) -> Ask
     if done.reason == "length":
         count = done.completion_tokens
         console.note(f"The answer was cut after {count} token{'' if count == 1 else 's'}.")
+    guard = check_numbers(text, question, supported_doses())
+    _say_unsupported(guard, console)
     return AskAnswer(
         question=question,
-        category=category.value,
+        category=kind.category.value,
+        danger_signs=tuple(sign.sign for sign in kind.danger),
         answer=text,
+        numbers=tuple(
+            AskNumber(text=n.text, verdict=n.verdict.value, source=n.source, source_says=n.source_says)
+            for n in guard.numbers
+        ),
         finish_reason=done.reason,
         model=DEMO_NAME if demo else path.stem,
         prompt_tokens=done.prompt_tokens,
@@ -93,14 +119,26 @@ def _answer(question: str, path: Path, max_tokens: int, console: Console) -> Ask
     )
 
 
-def _request(engine: Engine, question: str, max_tokens: int) -> GenerationRequest:
-    """The question in the project's template and the model's own, as tokens; greedy."""
-    from edgemed.engines.base import GenerationRequest
+def _say_unsupported(guard: GuardResult, console: Console) -> None:
+    """Name on stderr each number that has no support, and what a source says instead."""
+    from edgemed.medical.guard import Verdict
+
+    for number in guard.numbers:
+        if number.verdict is Verdict.CONTRADICTS_SOURCE:
+            console.note(f"Check {number.text!r}: {number.source} says {number.source_says}.")
+        elif number.verdict is Verdict.UNSUPPORTED:
+            console.note(f"Check {number.text!r}: no source supports it.")
+
+
+def _request(engine: Engine, question: str, kind: Classification, max_tokens: int | None) -> GenerationRequest:
+    """The question in the project's template and the model's own, as tokens; at the pace of its class."""
+    from edgemed.engines.base import GenerationRequest, Sampling
+    from edgemed.medical.pace import pace_of
     from edgemed.medical.prompts import messages_for
     from edgemed.models.chat_template import render_chat
 
     info = engine.info
-    messages = messages_for(question)
+    messages = messages_for(question, category=kind.prompt_category)
     parts = render_chat(info.chat_template, messages, bos_token=info.bos_token, eos_token=info.eos_token)
     prompt = engine.tokenize(parts)
     if len(prompt) >= info.context_length:
@@ -109,7 +147,9 @@ def _request(engine: Engine, question: str, max_tokens: int) -> GenerationReques
             f"{info.context_length}, answer included.",
             next_step="shorten the question",
         )
-    return GenerationRequest("ask", tuple(prompt), max_tokens)
+    pace = pace_of(kind.prompt_category, bool(kind.danger))
+    sampling = Sampling(temperature=pace.temperature, top_p=pace.top_p)
+    return GenerationRequest("ask", tuple(prompt), max_tokens or pace.max_tokens, sampling)
 
 
 def _stream(engine: Engine, request: GenerationRequest, console: Console) -> tuple[str, DoneEvent]:

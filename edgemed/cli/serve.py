@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import socket
 
     from edgemed.engines.base import EngineConfig
+    from edgemed.serve.memory import Memory
     from edgemed.serve.options import ServeOptions
 
 
@@ -26,12 +27,18 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one (default: 8080).")] = None,
     plan: Annotated[Path | None, typer.Option(help="A plan saved with: edgemed plan --save")] = None,
     slots: Annotated[int | None, typer.Option(min=1, max=64, help="Questions answered side by side.")] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Erase saved answers and the journal, and keep nothing on disk this time.")
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Serve a model in the browser until Ctrl-C; streaming, and with OpenAI's interface under /v1."""
     from edgemed.core.privacy import forbid_core_dumps
+    from edgemed.core.settings import data_dir, project_settings
+    from edgemed.serve.memory import open_memory
     from edgemed.serve.server import stop_signals_raise
+    from edgemed.serve.status import language_statuses
 
     forbid_core_dumps()
     console = Console(json_mode=json, verbose=verbose)
@@ -39,16 +46,21 @@ def serve(
         _go_offline()
     with stop_signals_raise():
         path = _model_path(model, plan)
+        settings = project_settings()
+        language_statuses(settings.medical.languages)  # a malformed language file is refused before the model is loaded
+        memory = open_memory(data_dir(), settings.cache, forget=forget)
         sock = _listen(host, port)
         try:
-            code = _serve(path, _config(path, plan, slots, offline, console), sock, console)
+            code = _serve(path, _config(path, plan, slots, offline, console), memory, sock, console)
         finally:
             sock.close()
+            memory.close()
     raise typer.Exit(code)
 
 
-def _serve(path: Path, config: EngineConfig, sock: socket.socket, console: Console) -> int:
+def _serve(path: Path, config: EngineConfig, memory: Memory, sock: socket.socket, console: Console) -> int:
     """Load, serve until told to stop; the exit code."""
+    from edgemed.demo.supported import supported_doses
     from edgemed.engines.registry import open_engine
     from edgemed.serve.app import create_app
     from edgemed.serve.server import run, url_of
@@ -58,7 +70,7 @@ def _serve(path: Path, config: EngineConfig, sock: socket.socket, console: Conso
     options = _options(path, config.offline, sock)
     engine = open_engine(config, console)
     try:
-        app = create_app(engine, options)
+        app = create_app(engine, options, cache=memory.cache, journal=memory.journal, sources=supported_doses())
         serving = Serving(
             url=url,
             model=options.model_name,
@@ -135,7 +147,16 @@ def _check_file(plan: Path, planned: Path, state: tuple[int, int], path: Path) -
         )
 
 
+def _state_of(path: Path) -> str:
+    """A digest that changes with the file: its place, size and time. Reading gigabytes at every start would not do."""
+    from edgemed.core.records import digest_of
+
+    stat = path.stat()
+    return digest_of({"path": str(path.resolve()), "n_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns})
+
+
 def _options(path: Path, offline: bool, sock: socket.socket) -> ServeOptions:
+    from edgemed.core.settings import project_settings
     from edgemed.demo import DEMO_NAME, DEMO_NOTICE, is_demo
     from edgemed.serve.options import LOOPBACK_NAMES, ServeOptions
 
@@ -143,6 +164,8 @@ def _options(path: Path, offline: bool, sock: socket.socket) -> ServeOptions:
     demo = is_demo(path)
     return ServeOptions(
         model_name=DEMO_NAME if demo else path.stem,
+        model_digest=_state_of(path),
+        languages=project_settings().medical.languages,
         demo_notice=DEMO_NOTICE if demo else "",
         offline=offline,
         allowed_hosts=(*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host),

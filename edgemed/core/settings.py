@@ -47,6 +47,31 @@ class ServeSettings(Record):
     port: int = Field(default=8080, ge=0, le=65535)
 
 
+class MedicalSettings(Record):
+    """The `[medical]` table."""
+
+    languages: Path | None = None
+    """A folder of language files of the clinic's own; a file there goes before the shipped one of the same name."""
+
+
+class CacheSettings(Record):
+    """The `[cache]` table: the answer cache of `edgemed serve`."""
+
+    memory_mib: float = Field(default=16, ge=0, le=1024)
+    """0 keeps nothing in memory."""
+    on_disk: bool = True
+    """Also a sealed file, where there is a keyring or a passphrase file."""
+    disk_mib: float = Field(default=512, ge=1, le=65536)
+    days: float = Field(default=30, gt=0, le=366)
+    """An older answer is not given."""
+    word_weight: float = Field(default=0.5, ge=0, le=1)
+    """Weight of shared words against the embeddings' cosine in the similarity."""
+    threshold: float = Field(default=0.15, ge=0, le=1)
+    """Least similarity of two questions with equal clinical keys."""
+    word_threshold: float = Field(default=0.1, ge=0, le=1)
+    """The same by words alone, where the model gives no embedding."""
+
+
 class ProjectSettings(Record):
     """The content of `edgemed.toml`; unknown tables and keys are refused."""
 
@@ -54,6 +79,14 @@ class ProjectSettings(Record):
 
     model: ModelSettings = ModelSettings()
     serve: ServeSettings = ServeSettings()
+    medical: MedicalSettings = MedicalSettings()
+    cache: CacheSettings = CacheSettings()
+
+
+def cache_passphrase_file() -> Path | None:
+    """$EDGEMED_CACHE_PASSPHRASE_FILE: the file whose first line seals the answer cache on disk; None without it."""
+    path = os.environ.get("EDGEMED_CACHE_PASSPHRASE_FILE")
+    return Path(path) if path else None
 
 
 def data_dir() -> Path:

@@ -19,6 +19,11 @@ class ClientGone(Exception):
     """The client closed its connection; nobody is left to answer."""
 
 
+def new_answer_id() -> str:
+    """An id as OpenAI's clients know it; random, so it tells nothing."""
+    return f"chatcmpl-{uuid4().hex}"
+
+
 class Answer:
     """The events of one request, in order; nothing follows the last one.
 
@@ -26,7 +31,7 @@ class Answer:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.id = f"chatcmpl-{uuid4().hex}"
+        self.id = new_answer_id()
         self.began: float | None = None
         """When the first event came (monotonic clock): the request has left the queue."""
         self._engine = engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -12,12 +13,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgemed.engines.base import Engine
+from edgemed.medical.guard import Source
 from edgemed.serve.calculators import CalculatorRoutes
+from edgemed.serve.care import Care
 from edgemed.serve.chat import ChatEndpoint
+from edgemed.serve.embeddings import EmbeddingRoute
 from edgemed.serve.errors import ApiError, internal_fault
 from edgemed.serve.guard import Guard
+from edgemed.serve.journal import Journal
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.page import page_routes
+from edgemed.serve.recall import Recall
+from edgemed.serve.response_cache import CacheOptions, ResponseCache
 from edgemed.serve.room import Room
 from edgemed.serve.status import StatusRoutes
 
@@ -32,14 +39,27 @@ class App:
     room: Room
 
 
-def create_app(engine: Engine, options: ServeOptions) -> App:
-    """The server of one loaded engine. Raises EngineFailed when the engine has no model."""
+def create_app(
+    engine: Engine,
+    options: ServeOptions,
+    *,
+    cache: ResponseCache | None = None,
+    journal: Journal | None = None,
+    sources: Sequence[Source] = (),
+) -> App:
+    """The server of one loaded engine. Raises EngineFailed when the engine has no model.
+
+    `sources` support numbers in answers: checked facts. Without a cache and a journal, nothing is kept.
+    """
     info = engine.info
+    recall = Recall(cache or ResponseCache(CacheOptions(memory_entries=0)), engine, options)
+    care = Care(recall, journal or Journal(None), options, sources)
     room = Room(engine, info.n_slots, options.max_waiting)
-    status = StatusRoutes(engine, info, options)
-    chat = ChatEndpoint(engine, info, room, options)
+    status = StatusRoutes(engine, info, options, recall.cache)
+    chat = ChatEndpoint(engine, info, room, options, care)
     routes = [
         Route(_CHAT, chat, methods=["POST"]),
+        Route("/v1/embeddings", EmbeddingRoute(engine, options).__call__, methods=["POST"]),
         Route("/v1/models", status.models),
         Route("/v1/models/{name:path}", status.model),
         Route("/health", status.health),

@@ -6,7 +6,6 @@ import asyncio
 import secrets
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, UsageError
@@ -21,12 +20,16 @@ from edgemed.engines.base import (
     TextEvent,
 )
 from edgemed.serve import stream
-from edgemed.serve.answer import Answer, ClientGone
+from edgemed.serve.answer import Answer, ClientGone, new_answer_id
 from edgemed.serve.body import read_json_body
+from edgemed.serve.care import Care, Course
+from edgemed.serve.consultation import Consultation, wished_sampling
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
+from edgemed.serve.reply import Reply
+from edgemed.serve.response_cache import CachedAnswer
 from edgemed.serve.room import Room
-from edgemed.serve.schemas import ChatRequest, Conversation, conversation_of, read_chat_request
+from edgemed.serve.schemas import ChatRequest, conversation_of, read_chat_request
 
 _PLACE_EVERY_S = 1.0
 """A waiting client learns its new place so often."""
@@ -37,42 +40,71 @@ _UINT32 = 2**32
 class ChatEndpoint:
     """The ASGI application behind /v1/chat/completions."""
 
-    def __init__(self, engine: Engine, info: EngineInfo, room: Room, options: ServeOptions) -> None:
+    def __init__(self, engine: Engine, info: EngineInfo, room: Room, options: ServeOptions, care: Care) -> None:
         self._engine = engine
         self._info = info
         self._room = room
         self._options = options
+        self._care = care
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http = Request(scope, receive)
-        request = read_chat_request(
-            await read_json_body(http, self._options.body_limit_bytes, self._options.body_timeout_s)
-        )
+        body = await read_json_body(http, self._options.body_limit_bytes, self._options.body_timeout_s)
+        request = read_chat_request(body)
         self._check_model(request.model)
-        conversation = conversation_of(request)
+        course = await asyncio.to_thread(self._care.take_in, request, conversation_of(request))
         send = _patient(send, self._options.send_timeout_s)
-        with self._room.enter() as answer:
-            async with answer.watched(receive):
-                try:
-                    await self._submit(answer, request, conversation)
-                    if request.stream:
-                        await self._stream(answer, request, send)
-                    else:
-                        await (await self._whole(answer))(scope, receive, send)
-                except ClientGone:
-                    return
-
-    async def _submit(self, answer: Answer, request: ChatRequest, conversation: Conversation) -> None:
         try:
-            prompt = await asyncio.to_thread(prompt_ids, self._engine, self._info, conversation)
-            max_tokens = answer_limit(len(prompt), request.token_limit, self._info, self._options)
+            if course.recalled.answer is not None:
+                await self._send_saved(course, course.recalled.answer, send)
+            else:
+                await self._ask(course, receive, send)
+        except ClientGone:
+            course.ended = "client_gone"
+        except ApiError as error:
+            course.ended = error.code
+            raise
+        finally:
+            await asyncio.to_thread(self._care.finish, course)
+
+    async def _ask(self, course: Course, receive: Receive, send: Send) -> None:
+        with self._room.enter() as answer:
+            course.id = answer.id
+            reply = Reply(course, self._care, self._options, send)
+            async with answer.watched(receive):
+                await self._submit(answer, course)
+                if course.request.stream:
+                    await self._stream(answer, reply)
+                else:
+                    await reply.send_whole(await self._done(answer, course))
+
+    async def _send_saved(self, course: Course, saved: CachedAnswer, send: Send) -> None:
+        """A saved answer, in the form of a new one; no token was read for it."""
+        course.id = new_answer_id()
+        reply = Reply(course, self._care, self._options, send)
+        done = DoneEvent("stop", 0, saved.completion_tokens, 0.0, 0.0, 0.0)
+        if not course.request.stream:
+            course.texts.append(saved.text)
+            await reply.send_whole(done)
+            return
+        await reply.open_stream()
+        await reply.send_text(saved.text)
+        await reply.close_stream(done)
+
+    async def _submit(self, answer: Answer, course: Course) -> None:
+        request, case = course.request, course.case
+        try:
+            prompt = await asyncio.to_thread(prompt_ids, self._engine, self._info, case)
+            wish = request.token_limit
+            max_tokens = answer_limit(len(prompt), wish, case.pace.max_tokens, self._info, self._options)
             ready = GenerationRequest(
                 id=answer.id,
                 prompt=tuple(prompt),
                 max_tokens=max_tokens,
-                sampling=sampling_of(request),
+                sampling=sampling_of(request, case),
                 stop=tuple(request.stop or ()),
                 deadline_s=self._options.deadline_s,
+                reasoning_limit=case.pace.reasoning_tokens,
             )
             await asyncio.to_thread(answer.submit, ready)
         except EngineFailed as error:
@@ -82,43 +114,38 @@ class ChatEndpoint:
         except EdgemedError as error:
             raise ApiError(500, str(error), code="model_refused") from None
 
-    async def _whole(self, answer: Answer) -> JSONResponse:
-        texts: list[str] = []
+    async def _done(self, answer: Answer, course: Course) -> DoneEvent:
         while True:
             for event in await answer.events(self._options.heartbeat_s):
                 if isinstance(event, TextEvent):
-                    texts.append(event.text)
+                    (course.thoughts if event.reasoning else course.texts).append(event.text)
                 else:
-                    done = self._ended(event)
-                    text, notice = "".join(texts), self._options.answer_notice
-                    body = stream.completion(answer.id, self._options.model_name, text, done, notice=notice)
-                    return JSONResponse(body, headers={"cache-control": "no-store"})
+                    return self._ended(event)
 
-    async def _stream(self, answer: Answer, request: ChatRequest, send: Send) -> None:
-        notice, usage = self._options.answer_notice, request.include_usage
-        writer = stream.ChunkWriter(answer.id, self._options.model_name, notice=notice, include_usage=usage)
-        await send({"type": "http.response.start", "status": 200, "headers": stream.SSE_HEADERS})
-        await _body(send, writer.opening())
+    async def _stream(self, answer: Answer, reply: Reply) -> None:
+        await reply.open_stream()
         try:
-            done = await self._send_texts(answer, writer, send)
-            last = writer.closing(done)
+            done = await self._send_texts(answer, reply)
         except ApiError as error:
-            last = stream.error_event(error)
-        await _body(send, last + stream.DONE, more=False)
+            reply.course.ended = error.code
+            await reply.send(stream.error_event(error) + stream.DONE, more=False)
+            return
+        await reply.close_stream(done)
 
-    async def _send_texts(self, answer: Answer, writer: stream.ChunkWriter, send: Send) -> DoneEvent:
+    async def _send_texts(self, answer: Answer, reply: Reply) -> DoneEvent:
         shown_place = 0
         while True:
             place = self._room.place_of(answer)
             if place != shown_place:
                 shown_place = place
-                await _body(send, stream.comment(f"place={place} wait_s={self._room.wait_s(place)}"))
+                await reply.send(stream.comment(f"place={place} wait_s={self._room.wait_s(place)}"))
             events = await answer.events(_PLACE_EVERY_S if place else self._options.heartbeat_s)
-            text = "".join(event.text for event in events if isinstance(event, TextEvent))
-            if text:
-                await _body(send, writer.text(text))
-            elif not events:
-                await _body(send, stream.comment("working"))
+            if thought := _joined(events, reasoning=True):
+                await reply.send_thought(thought)
+            if text := _joined(events, reasoning=False):
+                await reply.send_text(text)
+            if not events:
+                await reply.send(stream.comment("working"))
             if events and not isinstance(events[-1], TextEvent):
                 return self._ended(events[-1])
 
@@ -148,18 +175,28 @@ class ChatEndpoint:
             )
 
 
-def prompt_ids(engine: Engine, info: EngineInfo, conversation: Conversation) -> list[int]:
+def _joined(events: list[Event], *, reasoning: bool) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextEvent) and event.reasoning is reasoning)
+
+
+def prompt_ids(engine: Engine, info: EngineInfo, case: Consultation) -> list[int]:
     """Token ids of the conversation in the project's medical template and the model's chat template."""
     from edgemed.medical.prompts import messages_for
     from edgemed.models.chat_template import render_chat
 
-    messages = messages_for(conversation.question, conversation.history)
+    messages = messages_for(
+        case.conversation.question,
+        case.conversation.history,
+        category=case.classification.prompt_category,
+        language=case.language,
+        folder=case.languages_folder,
+    )
     parts = render_chat(info.chat_template, messages, bos_token=info.bos_token, eos_token=info.eos_token)
     return engine.tokenize(parts)
 
 
-def answer_limit(n_prompt: int, asked: int | None, info: EngineInfo, options: ServeOptions) -> int:
-    """Tokens the answer may have. Raises ApiError 400 when prompt and answer do not fit the context.
+def answer_limit(n_prompt: int, asked: int | None, pace: int, info: EngineInfo, options: ServeOptions) -> int:
+    """Tokens the answer may have: the wish, else what its class needs. Raises ApiError 400 when it does not fit.
 
     Without a wish, at least a 64-token answer must fit (an eighth of a very small context).
     """
@@ -183,16 +220,15 @@ def answer_limit(n_prompt: int, asked: int | None, info: EngineInfo, options: Se
             code="context_length_exceeded",
             param="messages",
         )
-    return asked or min(options.answer_tokens, context - n_prompt)
+    return asked or min(pace, options.answer_tokens, context - n_prompt)
 
 
-def sampling_of(request: ChatRequest) -> Sampling:
-    """How the next token is drawn; a random seed only where chance plays a part and none was given."""
-    temperature = request.temperature or 0.0
+def sampling_of(request: ChatRequest, case: Consultation) -> Sampling:
+    """The caller's wish, else the pace of the question's class; a random seed only where chance plays a part."""
+    temperature, top_p = wished_sampling(request, case.pace)
     seed = request.seed
     if seed is None:
         seed = secrets.randbelow(_UINT32) if temperature else 0
-    top_p = 1.0 if request.top_p is None else request.top_p
     return Sampling(temperature=temperature, top_p=top_p, seed=seed % _UINT32)
 
 
@@ -213,7 +249,3 @@ def _patient(send: Send, limit_s: float) -> Send:
             raise ClientGone from None
 
     return send_in_time
-
-
-async def _body(send: Send, data: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": data, "more_body": more})

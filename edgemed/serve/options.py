@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 CARE_NOTICE = "Decision support: a clinician decides. Check doses before you give them."
 
@@ -14,6 +15,10 @@ class ServeOptions:
     """What a server is told once, when it starts."""
 
     model_name: str
+    model_digest: str = ""
+    """Names the model's file and its state: a saved answer is given only by the model that made it."""
+    languages: Path | None = None
+    """The clinic's own language files."""
     notice: str = CARE_NOTICE
     """Shown under every answer."""
     demo_notice: str = ""
@@ -23,6 +28,8 @@ class ServeOptions:
     """Questions that may wait for a slot; the next one gets 503."""
     deadline_s: float = 600.0
     """From its arrival, after which an unfinished answer ends with an error."""
+    paced: bool = True
+    """Whether length, sampling and thinking follow the question's class; without, every answer may be the longest."""
     answer_tokens: int = 1024
     """Longest answer when the request names no limit."""
     body_limit_bytes: int = 1024 * 1024

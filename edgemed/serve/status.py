@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from starlette.responses import JSONResponse
 from edgemed import __version__
 from edgemed.core.records import Record
 from edgemed.engines.base import Engine, EngineInfo
+from edgemed.medical.language import DEFAULT_LANGUAGE, language_data, languages
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
+from edgemed.serve.response_cache import ResponseCache
 
 _NO_STORE = {"cache-control": "no-store"}
 
@@ -31,6 +34,24 @@ class Health(Record):
     detail: str = ""
 
 
+class LanguageStatus(Record):
+    """A language that questions may be asked in."""
+
+    code: str
+    name: str
+    danger_checked: bool
+    """False when its danger signs were never tested; the page says so."""
+
+
+class CacheStatus(Record):
+    """The saved answers."""
+
+    memory_entries: int
+    disk: bool
+    """Whether they outlive the server, sealed in a file."""
+    warning: str
+
+
 class Status(Record):
     """GET /api/status: what the page needs to know."""
 
@@ -43,6 +64,8 @@ class Status(Record):
     demo_notice: str
     context_length: int
     n_slots: int
+    languages: tuple[LanguageStatus, ...]
+    cache: CacheStatus
 
 
 class Serving(Record):
@@ -61,11 +84,17 @@ class Serving(Record):
 class StatusRoutes:
     """The three routes, over one engine."""
 
-    def __init__(self, engine: Engine, info: EngineInfo, options: ServeOptions) -> None:
+    def __init__(self, engine: Engine, info: EngineInfo, options: ServeOptions, cache: ResponseCache) -> None:
         self._engine = engine
+        self._info = info
         self._options = options
+        self._cache = cache
         self._started = int(time.time())
-        self._status = Status(
+        self._languages = language_statuses(options.languages)
+
+    def _now(self) -> Status:
+        info, options, cache = self._info, self._options, self._cache.stats()
+        return Status(
             model=options.model_name,
             engine=info.engine,
             version=__version__,
@@ -75,6 +104,8 @@ class StatusRoutes:
             demo_notice=options.demo_notice,
             context_length=info.context_length,
             n_slots=info.n_slots,
+            languages=self._languages,
+            cache=CacheStatus(memory_entries=cache.memory_entries, disk=cache.disk, warning=cache.warning),
         )
 
     async def health(self, _request: Request) -> JSONResponse:
@@ -84,7 +115,7 @@ class StatusRoutes:
 
     async def status(self, _request: Request) -> JSONResponse:
         """GET /api/status."""
-        return JSONResponse(self._status.model_dump(), headers=_NO_STORE)
+        return JSONResponse((await asyncio.to_thread(self._now)).model_dump(), headers=_NO_STORE)
 
     async def models(self, _request: Request) -> JSONResponse:
         """GET /v1/models: the one that is served."""
@@ -105,6 +136,15 @@ class StatusRoutes:
             "created": self._started,
             "owned_by": "edgemed",
         }
+
+
+def language_statuses(folder: Path | None) -> tuple[LanguageStatus, ...]:
+    """Every language, English first. Raises UsageError for a malformed file, with the line or field at fault."""
+    codes = sorted(languages(folder), key=lambda code: (code != DEFAULT_LANGUAGE, code))
+    found = [language_data(code, folder) for code in codes]
+    return tuple(
+        LanguageStatus(code=data.language, name=data.name, danger_checked=data.danger_checked) for data in found
+    )
 
 
 def health_of(engine: Engine, stall_s: float) -> Health:

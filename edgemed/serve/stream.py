@@ -37,11 +37,16 @@ def usage_of(done: DoneEvent) -> dict[str, int]:
     }
 
 
-def completion(answer_id: str, model: str, text: str, done: DoneEvent, *, notice: str) -> dict[str, Any]:
-    """The whole answer as one `chat.completion` object."""
+def completion(
+    answer_id: str, model: str, text: str, done: DoneEvent, *, thought: str, notice: str, medical: dict[str, Any]
+) -> dict[str, Any]:
+    """The whole answer as one `chat.completion` object; a reasoning model's thinking has a field of its own."""
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if thought:
+        message["reasoning_content"] = thought
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
+        "message": message,
         "logprobs": None,
         "finish_reason": done.reason,
     }
@@ -53,6 +58,7 @@ def completion(answer_id: str, model: str, text: str, done: DoneEvent, *, notice
         "choices": [choice],
         "usage": usage_of(done),
         "notice": notice,
+        "medical": medical,
     }
 
 
@@ -71,17 +77,21 @@ class ChunkWriter:
         before, after = json.dumps(self._chunk({"content": "\x00"}, None)).split('"\\u0000"')
         self._before, self._after = f"data: {before}", f"{after}\n\n"
 
-    def opening(self) -> bytes:
-        """The first chunk: the role, and no text."""
-        return _event(self._chunk({"role": "assistant", "content": ""}, None))
+    def opening(self, medical: dict[str, Any]) -> bytes:
+        """The first chunk: the role, what the medical layer says of the question, and no text."""
+        return _event({**self._chunk({"role": "assistant", "content": ""}, None), "medical": medical})
 
     def text(self, text: str) -> bytes:
         """A chunk of text."""
         return f"{self._before}{json.dumps(text)}{self._after}".encode()
 
-    def closing(self, done: DoneEvent) -> bytes:
-        """The terminal chunk with its reason and the notice, then the token counts where they were asked for."""
-        last = _event({**self._chunk({}, done.reason), "notice": self._notice})
+    def thought(self, text: str) -> bytes:
+        """A chunk of thinking, in the field that servers of reasoning models use for it."""
+        return _event(self._chunk({"reasoning_content": text}, None))
+
+    def closing(self, done: DoneEvent, medical: dict[str, Any]) -> bytes:
+        """The terminal chunk: its reason, the notice, the verdicts on numbers; then token counts where asked for."""
+        last = _event({**self._chunk({}, done.reason), "notice": self._notice, "medical": medical})
         if not self._include_usage:
             return last
         return last + _event({**self._head, "choices": [], "usage": usage_of(done)})

@@ -1,0 +1,192 @@
+"""Mean response time of a mixed workload: with everything, without the answer cache, without limits per class.
+
+    python benchmarks/bench_ablation.py [--questions 300] [--rounds 3] [--long-questions 30] [--seed 1]
+
+The mix: 10 % repeats of an earlier question word for word, 10 % earlier questions in another wording, 80 % new ones, 5 % of
+those emergencies. Questions, wordings and order come from the demonstration's facts by the seed; the model is the
+demonstration model, over HTTP, one question after the other. Its answers end by themselves after some 40 tokens, so the
+limits per class cannot matter there. A second part asks a model of random weights, whose answers never end before their
+limit: an upper bound of what limits can save. Each arm begins with an empty cache; arms take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+from synthetic import SHAPES, write_synthetic
+
+from edgemed.demo import demo_model_path
+from edgemed.demo.questions import dose_examination, statement_examination
+from edgemed.demo.supported import supported_doses
+from edgemed.demo.table import fact_table
+from edgemed.engines.base import EngineConfig
+from edgemed.engines.registry import open_engine
+from edgemed.serve.app import create_app
+from edgemed.serve.options import ServeOptions
+from edgemed.serve.response_cache import CacheOptions, ResponseCache
+from edgemed.serve.server import Server, listen, url_of
+
+ARMS = ("everything", "without the cache", "without limits per class")
+EMERGENCIES = (
+    "A child of 3 years is convulsing now, what do I do?",
+    "The baby is blue and not breathing, help",
+    "Woman bleeding heavily after delivery, soaked three cloths",
+    "He was bitten by a snake an hour ago and his leg is swelling",
+    "Man with crushing chest pain, sweating and pale",
+    "Girl swallowed kerosene and is drowsy",
+    "Patient collapsed, unresponsive, no pulse",
+    "Newborn not feeding and very cold",
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question of the workload, and the fact it is about ("" for none)."""
+
+    text: str
+    fact_id: str
+    kind: str
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--long-questions", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    questions = workload(asked.questions, asked.seed)
+    found: dict[str, Any] = {"mix": Counter(question.kind for question in questions)}
+    found["demonstration model"] = compare(demo_model_path(), questions, asked.rounds, asked.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        shape = replace(SHAPES["qwen2-0.5b"], n_layers=4, vocab_size=32768)
+        model = write_synthetic(Path(folder) / "random.gguf", shape)
+        found["random weights, no answer ends early"] = compare(
+            model, questions[: asked.long_questions], 1, asked.threads
+        )
+    print(json.dumps(found, indent=2))
+
+
+def workload(n: int, seed: int) -> list[Asked]:
+    """The questions in order; a repeat or another wording always follows its original."""
+    rng = random.Random(seed)
+    table = fact_table()
+    by_fact: dict[str, list[str]] = {}
+    for example in (*dose_examination(table, seed), *statement_examination(table, seed)):
+        by_fact.setdefault(example.fact_id, []).append(example.question)
+    fresh = [(fact, wordings) for fact, wordings in by_fact.items() if len(wordings) > 1]
+    rng.shuffle(fresh)
+    earlier: list[tuple[str, list[str]]] = []
+    questions: list[Asked] = []
+    while len(questions) < n:
+        draw = rng.random()
+        if draw < 0.1 and earlier:
+            fact, wordings = rng.choice(earlier)
+            questions.append(Asked(wordings[0], fact, "repeat"))
+        elif draw < 0.2 and earlier:
+            fact, wordings = rng.choice(earlier)
+            questions.append(Asked(rng.choice(wordings[1:]), fact, "paraphrase"))
+        elif draw < 0.24:
+            questions.append(Asked(rng.choice(EMERGENCIES), "", "emergency"))
+        else:
+            fact, wordings = fresh.pop()
+            rng.shuffle(wordings)
+            earlier.append((fact, wordings))
+            questions.append(Asked(wordings[0], fact, "new"))
+    return questions
+
+
+def compare(model: Path, questions: list[Asked], rounds: int, threads: int) -> dict[str, Any]:
+    """All arms in turns over one engine."""
+    config = EngineConfig(model_path=model, context_length=2048, n_slots=1, n_threads=threads, offline=True)
+    engine = open_engine(config)
+    times: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
+    answers: dict[str, Counter[str]] = {arm: Counter() for arm in ARMS}
+    try:
+        for turn in range(rounds):
+            for arm in ARMS[turn % 3 :] + ARMS[: turn % 3]:
+                with serving(engine, arm) as http:
+                    measured = [ask(http, question) for question in questions]
+                times[arm].append([seconds for seconds, _ in measured])
+                answers[arm] += Counter(state for _, state in measured)
+    finally:
+        engine.close()
+    return {arm: summary(times[arm], answers[arm], rounds) for arm in ARMS}
+
+
+def ask(http: httpx.Client, question: Asked) -> tuple[float, str]:
+    """Seconds to the whole answer, and where it came from; a saved answer about another fact ends the benchmark."""
+    began = time.perf_counter()
+    response = http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": question.text}]})
+    seconds = time.perf_counter() - began
+    response.raise_for_status()
+    cached = response.json()["medical"]["cached"] is not None
+    return seconds, f"{question.kind}, {'saved' if cached else 'asked'}"
+
+
+@contextmanager
+def serving(engine: Any, arm: str) -> Iterator[httpx.Client]:
+    """A server of one arm, with an empty cache."""
+    cache = ResponseCache(CacheOptions(memory_entries=0) if arm == ARMS[1] else CacheOptions())
+    options = ServeOptions(model_name="bench", paced=arm != ARMS[2])
+    app = create_app(engine, options, cache=cache, sources=supported_doses())
+    sock = listen("127.0.0.1", 0)
+    url, ready = url_of(sock), threading.Event()
+    server = Server(app, _Kept(engine), sock, ready.set)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        ready.wait(10)
+        with httpx.Client(base_url=url, timeout=600, trust_env=False) as http:
+            yield http
+    finally:
+        server.stop()
+        thread.join(20)
+
+
+class _Kept:
+    """The engine, which the next arm still needs: a server that ends closes its engine."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def summary(rounds: list[list[float]], answers: Counter[str], n: int) -> dict[str, Any]:
+    """Milliseconds: the mean of each round, median and 95th percentile over all."""
+    means = sorted(1000 * statistics.mean(one) for one in rounds)
+    every = sorted(1000 * seconds for one in rounds for seconds in one)
+    return {
+        "mean_ms": {
+            "median": round(statistics.median(means), 1),
+            "lowest": round(means[0], 1),
+            "highest": round(means[-1], 1),
+        },
+        "median_ms": round(statistics.median(every), 1),
+        "p95_ms": round(every[int(0.95 * len(every))], 1),
+        "answers_per_round": {state: count / n for state, count in sorted(answers.items())},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The medical side of one question: taken in, looked for among saved answers, its numbers checked, entered, kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgemed.engines.base import DoneEvent
+from edgemed.medical.guard import Source, Verdict, check_numbers
+from edgemed.medical.prompts import templates_digest
+from edgemed.serve.consultation import Consultation, consult, verdicts
+from edgemed.serve.journal import Journal, JournalEntry, now
+from edgemed.serve.options import ServeOptions
+from edgemed.serve.recall import Recall, Recalled
+from edgemed.serve.schemas import ChatRequest, Conversation
+
+
+@dataclass(slots=True)
+class Course:
+    """How one question went; filled on the event loop, read when it has ended."""
+
+    request: ChatRequest
+    case: Consultation
+    recalled: Recalled
+    began: float
+    """Monotonic clock, when its body had come."""
+    id: str = ""
+    texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    """What a reasoning model said to itself; no part of the answer."""
+    medical: dict[str, Any] = field(default_factory=dict)
+    done: DoneEvent | None = None
+    ended: str = "failed"
+    unsupported: int = 0
+    """Numbers of the answer without support, contradicting ones included."""
+    clean_for_all: bool = False
+    """No such number even without the sources that this caller brought."""
+
+
+class Care:
+    """What every question of one server is given; each method may be called on any thread."""
+
+    def __init__(self, recall: Recall, journal: Journal, options: ServeOptions, sources: Sequence[Source]) -> None:
+        self.recall = recall
+        self._journal = journal
+        self._options = options
+        self._sources = tuple(sources)
+
+    def take_in(self, request: ChatRequest, conversation: Conversation) -> Course:
+        """The question understood, and its saved answer if there is one. Raises ApiError 400."""
+        began = time.monotonic()
+        case = consult(request, conversation, self._options)
+        recalled = self.recall.find(case, request)
+        return Course(request, case, recalled, began, medical=case.opening(recalled.answer))
+
+    def check(self, course: Course, done: DoneEvent) -> None:
+        """The guard's verdicts on the ended answer, into `course.medical`."""
+        text, question = "".join(course.texts), course.case.conversation.question
+        result = check_numbers(text, question, (*self._sources, *course.case.sources))
+        course.medical |= verdicts(result)
+        course.unsupported = result.summary[Verdict.UNSUPPORTED] + result.summary[Verdict.CONTRADICTS_SOURCE]
+        own = course.case.sources
+        course.clean_for_all = (check_numbers(text, question, self._sources) if own else result).clean
+        course.done, course.ended = done, done.reason
+
+    def finish(self, course: Course) -> None:
+        """Enter the question in the journal, and keep its answer where that is allowed."""
+        done = course.done
+        if done is not None:
+            self.recall.keep(course.recalled, "".join(course.texts), done, numbers_clean=course.clean_for_all)
+        self._journal.write(
+            JournalEntry(
+                time=now(),
+                answer_id=course.id,
+                model=self._options.model_name,
+                templates_digest=templates_digest(course.case.language, course.case.languages_folder),
+                language=course.case.language,
+                category=course.case.classification.category.value,
+                danger_signs=len(course.case.classification.danger),
+                cache=course.recalled.state,
+                prompt_tokens=done.prompt_tokens if done else 0,
+                answer_tokens=done.completion_tokens if done else 0,
+                numbers_unsupported=course.unsupported,
+                milliseconds=round((time.monotonic() - course.began) * 1000, 1),
+                ended=course.ended,
+            )
+        )

@@ -1,0 +1,98 @@
+"""POST /v1/embeddings: texts as vectors of length 1, by the served model itself."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from array import array
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from edgemed.core.errors import EngineFailed, UsageError
+from edgemed.core.prompt import PromptPart
+from edgemed.engines.base import Engine
+from edgemed.engines.embedding import EMBEDDED_TOKENS
+from edgemed.serve.body import read_json_body
+from edgemed.serve.errors import ApiError
+from edgemed.serve.options import ServeOptions
+
+MAX_TEXTS = 64
+
+
+class EmbeddingRequest(BaseModel):
+    """OpenAI's request for embeddings, as far as edgemed supports it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    input: str | list[str] = Field(min_length=1)
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    user: str | None = None
+
+
+class EmbeddingRoute:
+    """The route, over one engine. A text of more tokens than the engine embeds is refused, never cut."""
+
+    def __init__(self, engine: Engine, options: ServeOptions) -> None:
+        self._engine = engine
+        self._options = options
+
+    async def __call__(self, http: Request) -> JSONResponse:
+        """The embeddings in the order of the texts."""
+        body = await read_json_body(http, self._options.body_limit_bytes, self._options.body_timeout_s)
+        request = _read(body)
+        if request.model not in (None, self._options.model_name):
+            raise ApiError(
+                404, f"Only {self._options.model_name!r} is served here.", code="model_not_found", param="model"
+            )
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        if len(texts) > MAX_TEXTS:
+            raise ApiError(400, f"input: at most {MAX_TEXTS} texts at once.", code="invalid_value", param="input")
+        data, n_tokens = [], 0
+        for index, text in enumerate(texts):
+            vector, n = await asyncio.to_thread(self._embed, text, index)
+            n_tokens += n
+            data.append({"object": "embedding", "index": index, "embedding": _form(vector, request.encoding_format)})
+        usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+        found = {"object": "list", "data": data, "model": self._options.model_name, "usage": usage}
+        return JSONResponse(found, headers={"cache-control": "no-store"})
+
+    def _embed(self, text: str, index: int) -> tuple[list[float], int]:
+        try:
+            ids = self._engine.tokenize([PromptPart(text, special=False)])
+            if len(ids) > EMBEDDED_TOKENS:
+                raise ApiError(
+                    400,
+                    f"input[{index}] has {len(ids)} tokens; {EMBEDDED_TOKENS} can be embedded. Split it.",
+                    code="context_length_exceeded",
+                    param="input",
+                )
+            return self._engine.embed(ids), len(ids)
+        except EngineFailed as error:
+            raise ApiError(503, str(error), code="engine_failed") from None
+        except UsageError as error:
+            raise ApiError(400, f"input[{index}]: {error}", code="invalid_value", param="input") from None
+
+
+def _read(body: bytes) -> EmbeddingRequest:
+    try:
+        return EmbeddingRequest.model_validate(from_json(body, allow_inf_nan=False))
+    except ValidationError as error:
+        fields = ", ".join(sorted({str(fault["loc"][0]) if fault["loc"] else "body" for fault in error.errors()}))
+        raise ApiError(
+            400,
+            f"Not understood: {fields}. Send input (a text, or a list of texts), and if you like model and "
+            'encoding_format ("float" or "base64").',
+            code="invalid_value",
+            param=fields.split(", ")[0],
+        ) from None
+    except ValueError as error:
+        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+
+
+def _form(vector: list[float], encoding: str | None) -> Any:
+    return base64.b64encode(array("f", vector).tobytes()).decode() if encoding == "base64" else vector

@@ -1,0 +1,70 @@
+"""What a server remembers: saved answers and the journal, opened before the model is loaded, or erased."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgemed.core.errors import UsageError
+from edgemed.core.settings import CacheSettings, cache_passphrase_file
+from edgemed.core.units import MIB
+from edgemed.serve.cache_file import erase
+from edgemed.serve.journal import Journal
+from edgemed.serve.response_cache import CACHE_FILE, CacheOptions, ResponseCache, open_cache
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Both, ready for use."""
+
+    cache: ResponseCache
+    journal: Journal
+
+    def close(self) -> None:
+        """Close the cache's file."""
+        self.cache.close()
+
+
+def open_memory(folder: Path, settings: CacheSettings, *, forget: bool) -> Memory:
+    """The memory of a server in its data folder; with `forget` everything there is erased and nothing is written.
+
+    Raises UsageError for a passphrase file that is of no use, and when something cannot be erased.
+    """
+    if forget:
+        _erase(folder)
+    cache = open_cache(
+        cache_options(settings),
+        folder,
+        passphrase_file=cache_passphrase_file(),
+        on_disk=settings.on_disk and not forget,
+    )
+    if cache.warning:
+        log.warning("%s", cache.warning)
+    return Memory(cache, Journal(None if forget else folder))
+
+
+def cache_options(settings: CacheSettings) -> CacheOptions:
+    """The `[cache]` table in the cache's own units."""
+    return CacheOptions(
+        memory_entries=2000 if settings.memory_mib else 0,
+        memory_bytes=int(settings.memory_mib * MIB),
+        disk_bytes=int(settings.disk_mib * MIB),
+        ttl_s=settings.days * 86400.0,
+        word_weight=settings.word_weight,
+        threshold=settings.threshold,
+        word_threshold=settings.word_threshold,
+    )
+
+
+def _erase(folder: Path) -> None:
+    try:
+        Journal(folder).erase()
+        erase(folder / CACHE_FILE)
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename} could not be erased: {error.strerror}.",
+            next_step="end every other edgemed on this machine, then try again, or remove that file by hand",
+        ) from error
