@@ -257,7 +257,7 @@ _MEASURED = re.compile(
         |pao2|pco2|po2|hco3|bicarbonate|bicarb|base excess|be|cholesterol|ldl|hdl|triglycerides|fh|scored|fhr
         |fundal height
         |sfh|height|length|osmolality|phq-?9
-        |epds|audit|nyha|pain|vas|size|diameter|velocity|ef|ejection fraction|values?|r2|odds|hazard|rr|or|ci|mean
+        |epds|audit|nyha|pain|vas|size|diameter|velocity|ef|ejection fraction|values?|r2|odds|hazard|rr|ci|mean
         |median|sd|age|fold|stages?
         |class|level|meld|qtc|qrs|uric acid|neutrophils?|eosinophils?|lymphocytes|amylase|lipase|ammonia|cortisol
         |d-dimer)

@@ -97,12 +97,17 @@ def _glued(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread
     if glued and not _may_precede(glued["word"], plain, start):
         end = _WORD_END.match(plain, start)
         return Unread(start - len(glued[0]), end.end() if end else start + 1, "digits inside a name")
-    is_name = cut_in_words and (
-        (before.endswith(" - ") and _SPACED_NAME_BEFORE.search(before))
-        or (before.endswith("( ") and _IN_BRACKETS.match(plain, start) and _IN_BRACKETS_BEFORE.search(before))
-    )
-    is_name = is_name or (_LETTER_AFTER.match(plain, start) and not _NOT_NAMES.match(plain, start))
-    return _word(plain, start, start) if is_name and not _UNIT_AFTER.match(plain, start) else None
+    if _looks_named(plain, start, before, cut_in_words=cut_in_words) and not _UNIT_AFTER.match(plain, start):
+        return _word(plain, start, start)
+    return None
+
+
+def _looks_named(plain: str, start: int, before: str, *, cut_in_words: bool) -> bool:
+    if cut_in_words and before.endswith(" - ") and _SPACED_NAME_BEFORE.search(before):
+        return True
+    if cut_in_words and before.endswith("( ") and _IN_BRACKETS.match(plain, start):
+        return _IN_BRACKETS_BEFORE.search(before) is not None
+    return _LETTER_AFTER.match(plain, start) is not None and not _NOT_NAMES.match(plain, start)
 
 
 def _may_precede(word: str, plain: str, start: int) -> bool:

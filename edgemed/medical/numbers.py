@@ -73,6 +73,7 @@ DIGIT_NUMBER = joined(
     |\d+(?:[ -]| and ){_FRACTION}
     |{_FRACTION}
     |\d* ?[{VULGAR}]
+    |10(?:\^ ?\d{{1,2}}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)
     |\d+[.,\u00b7]\d+
     |\d+ \. \d+(?! \. \d)
     |\d+
@@ -88,6 +89,7 @@ NUMBER = rf"(?:{DIGIT_NUMBER}|{WORD_NUMBER})"
 
 _TAIL = re.compile(r"(?P<number>.*?) and (?:an? |one[ -])?(?P<part>half|quarter|third|1/[2-4])$", re.DOTALL)
 _POWER_TAIL = re.compile(r" ?x ?10 ?(?:\^|\*\*?|e|\( ?| )? ?(\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)(?: ?\))?$")
+_POWER_OF_TEN = re.compile(r"10(?:\^ ?)?((?<=[\^ ])\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}")
 
 
@@ -101,6 +103,9 @@ def value_of(text: str) -> Fraction | None:
         return None if whole is None else whole + Fraction(1, int(part[-1]) if "/" in part else _PART_VALUE[part[:3]])
     if text[0].isalpha():
         return _of_words(text)
+    if power := _POWER_OF_TEN.fullmatch(text):
+        exponent = int(power[1].translate(_SUPERSCRIPTS))
+        return Fraction(10**exponent) if exponent <= MAX_DIGITS else None
     scale = Fraction(1)
     if power := _POWER_TAIL.search(text):
         exponent = int(power[1].translate(_SUPERSCRIPTS))

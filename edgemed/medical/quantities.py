@@ -88,6 +88,7 @@ _MOLES = {"": "mol", "m": "mmol", "µ": "mcmol", "μ": "mcmol", "u": "mcmol", "n
 _WARM_BEFORE = re.compile(
     r"\b(?:at|to|below|above|between|under|over|than|stor\w+|temp\w*|fever|of|and|is|was)\b[^a-z]*$"
 )
+_NEEDLE = re.compile(r" (?:iv )?(?:cannulae?|needles?|catheters?|venflon|bore)\b")
 _NOUN = re.compile(r" [a-z]{3,}")
 _OF_STRONG_FORM = re.compile(
     rf" ?(?:of )?(?:an? |the )?{NUMBER}[ -]?(?:mg|mcg|µg|g|grams?|milligrams?|micrograms?)(?: \([a-z ]+\))?[ -]"
@@ -297,6 +298,8 @@ class _Reader:
         if not unit and high < 1 and (form := _OF_STRONG_FORM.match(plain, end)):
             return SYMBOL_OF[form["form"]], end
         if chain == "c" and not 30 <= low <= 45 and not _WARM_BEFORE.search(self.before):
+            return "", end - 1
+        if chain == "g" and _NEEDLE.match(plain, end):
             return "", end - 1
         if unit == "degree" or (chain == "f" and not 90 <= low <= 110):
             unit = "°C" if 30 <= low <= 45 else "°F" if 90 <= low <= 110 else unit if unit == "degree" else ""

@@ -41,7 +41,7 @@ CHAIN = joined(
     |(?:mg|gms?|g) ?%
     |{UNIT}{_SALT}{_BODY}{_PER}*
     |[bc]\.?p\.?m{_END}
-    |(?:/ ?|per ){_DIVISOR}{_PER}?
+    |(?:/ ?|per )(?:{_ONE_DAY}|{_DIVISOR}{_PER}?)
     )"""
 )
 """A unit or a chain of them."""
