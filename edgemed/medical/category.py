@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgemed.core.records import Record
 from edgemed.medical.cues import clause_words, cue_matcher, standing_of
-from edgemed.medical.danger import DangerSign, danger_signs
+from edgemed.medical.danger import HEAD, TAIL, DangerSign, danger_signs
 from edgemed.medical.language import DEFAULT_LANGUAGE, Category, language_data
 from edgemed.medical.lexicon import find_terms
 from edgemed.medical.mentions import TermKind
@@ -43,6 +43,8 @@ class Classification(Record):
     reasons: tuple[str, ...]
     """The question's words that speak for the category, as written, each once."""
     danger: tuple[DangerSign, ...]
+    read_whole: bool
+    """False: the question was so long that only its head and its tail were read."""
     danger_checked: bool
     """False: this language's danger signs were not tested, or it has none."""
 
@@ -63,7 +65,7 @@ class _Keyword:
 
 def classify(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> Classification:
     """The category, subclass, reasons and danger signs of a question; linear in its length, never raises on text."""
-    reading = read(question)
+    reading = read(_read_part(question))
     words = _words(reading, language, folder)
     found = _keywords(words, reading, language, folder)
     scores = _scores(found)
@@ -74,20 +76,26 @@ def classify(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | Non
         scores=scores,
         reasons=_reasons(reading, [keyword for keyword in found if keyword.category is category]),
         danger=danger_signs(question, language, folder),
+        read_whole=len(question) <= HEAD + TAIL,
         danger_checked=language_data(language, folder).danger_checked,
     )
 
 
 def category_of(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> Category:
     """The category of a question in `language`; linear in its length, never raises on text."""
-    reading = read(question)
+    reading = read(_read_part(question))
     return _best(_keywords(_words(reading, language, folder), reading, language, folder))
 
 
 def category_scores(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> dict[Category, int]:
     """How many keywords of each of the five categories the question holds, denied ones left out."""
-    reading = read(question)
+    reading = read(_read_part(question))
     return _scores(_keywords(_words(reading, language, folder), reading, language, folder))
+
+
+def _read_part(question: str) -> str:
+    """What is read of a question: all of it, or the head and the tail of a very long one."""
+    return question if len(question) <= HEAD + TAIL else f"{question[:HEAD]}\n{question[-TAIL:]}"
 
 
 def _words(reading: Reading, language: str, folder: Path | None) -> Words:

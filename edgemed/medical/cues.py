@@ -45,6 +45,10 @@ class CueKind(IntEnum):
     PRESENT_VERBS = auto()
 
 
+N_CUES = len(CueKind)
+"""Values below it are cues; a matcher's own values begin here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """One byte a word: 1 where it is so."""
@@ -83,14 +87,14 @@ def clause_words(data: Language) -> frozenset[str]:
 def standing_of(words: Words, found: Sequence[Found]) -> Standing:
     """How each word stands, from the phrases found; linear.
 
-    Values under `len(CueKind)` are cues; the others are a caller's own, and a negation inside one of them
+    Values under `N_CUES` are cues; the others are a caller's own, and a negation inside one of them
     ("not breathing") belongs to it and denies nothing else.
     """
     n_words = len(words)
     kinds: dict[CueKind, list[Found]] = {kind: [] for kind in CueKind}
     own = bytearray(n_words)
     for each in found:
-        if each.value < len(CueKind):
+        if each.value < N_CUES:
             kinds[CueKind(each.value)].append(each)
         elif each.end - each.start > 1:
             _mark(own, each.start, each.end)

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemed.core.records import Record
-from edgemed.medical.cues import CueKind, Standing, clause_words, standing_of
+from edgemed.medical.cues import N_CUES, Standing, clause_words, standing_of
 from edgemed.medical.danger_rules import NumberRule, Rule, Rules, danger_rules
 from edgemed.medical.language import DEFAULT_LANGUAGE, Language, language_data
 from edgemed.medical.phrases import Found, Words, words_of
 from edgemed.medical.reading import Reading, read
 
+HEAD, TAIL = 10_000, 2_000
+"""Characters of a long text that are read for danger signs: a question has a few hundred."""
+_KEPT = 200  # finds of one phrase; bounds the time on a text that repeats a word
 _TRIED = 40  # places at which a rule's rarest part is tried; bounds the time on a text made of alarming words
 _NEAR = 6  # places of another part tried around each
 _SHORT_TEXT = 4  # words: a bare "snake bite!" is a call for help
@@ -50,7 +53,7 @@ class _Hits:
         self.of: dict[int, list[_Hit]] = {}
         self._starts: dict[int, list[int]] = {}
         for each in found:
-            if each.value >= len(CueKind):
+            if each.value >= N_CUES:
                 self.add(each.value, each.start, each.end)
 
     def add(self, group: int, start: int, end: int) -> None:
@@ -76,13 +79,25 @@ class _Hits:
 def danger_signs(text: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> tuple[DangerSign, ...]:
     """The danger signs of a text, each sign once, in the order of their places; never raises on text, linear.
 
+    Of a text of more than `HEAD` + `TAIL` characters only its head and its tail are read.
     `folder`: the clinic's own language files. Raises UsageError for a language that is not there or malformed.
     """
+    if len(text) <= HEAD + TAIL:
+        return _signs_of(text, language, folder)
+    before = len(text[:-TAIL].encode("utf-8", "surrogatepass"))
+    signs = {sign.sign: sign for sign in _signs_of(text[:HEAD], language, folder)}
+    for sign in _signs_of(text[-TAIL:], language, folder):
+        moved = sign.model_copy(update={"start": sign.start + before, "end": sign.end + before})
+        signs.setdefault(sign.sign, moved)
+    return tuple(signs.values())
+
+
+def _signs_of(text: str, language: str, folder: Path | None) -> tuple[DangerSign, ...]:
     reading = read(text)
     data, rules = language_data(language, folder), danger_rules(language, folder)
     words = words_of(reading.plain, joins=data.joins, clause_words=clause_words(data))
-    found = rules.phrases.find(words, mend=True)
-    standing = standing_of(words, [each for each in found if each.value < len(CueKind) or each.value in rules.parts])
+    found = rules.phrases.find(words, mend=True, most=_KEPT)
+    standing = standing_of(words, [each for each in found if each.value < N_CUES or each.value in rules.parts])
     hits = _Hits(words, found, standing)
     ages = list(_ages(words, hits, rules, data))
     for group, limit in rules.age_limits.items():

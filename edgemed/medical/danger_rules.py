@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from edgemed.medical.cues import CueKind, cue_phrases
+from edgemed.medical.cues import N_CUES, cue_phrases
 from edgemed.medical.language import Language, NumberSign, language_data
 from edgemed.medical.phrases import Phrases, phrase_symbols
 from edgemed.medical.reading import read
@@ -82,7 +82,7 @@ class _Groups:
         """The number of a group by its text; raises ValueError for a name or phrase that cannot be."""
         text = " | ".join(sorted({part.strip() for part in text.split("|")}))
         if text not in self.numbers:
-            number = self.numbers[text] = len(CueKind) + len(self.numbers)
+            number = self.numbers[text] = N_CUES + len(self.numbers)
             for phrase in self.expanded(text, ()):
                 if age := _AGE.fullmatch(phrase):
                     self.limits[number] = max(self.limits.get(number, 0.0), float(age[1]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 GAP = 4
 """Most words that a `*` alone stands for."""
@@ -85,8 +86,7 @@ class _Node:
     values: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A phrase found at words[start:end], with the number of its value."""
 
     start: int
@@ -172,23 +172,35 @@ class Phrases:
                         found[word if whole else self._stems[word]] = None
         return tuple(found)
 
-    def find(self, words: Words, *, mend: bool = False) -> list[Found]:
-        """All phrases at all places, by their start; linear in the number of words."""
-        symbols = self.symbols_of(words, mend=mend)
-        return [found for start, known in enumerate(symbols) if known for found in self._at(start, words, symbols)]
+    def find(self, words: Words, *, mend: bool = False, most: int = 1_000_000) -> list[Found]:
+        """All phrases at all places, by their start; linear in the number of words.
 
-    def _at(self, start: int, words: Words, symbols: list[tuple[str, ...]]) -> Iterator[Found]:
+        `most`: so many finds of one phrase are given.
+        """
+        symbols = self.symbols_of(words, mend=mend)
+        counts: dict[int, int] = {}
+        found: list[Found] = []
+        for start, known in enumerate(symbols):
+            if known:
+                for end, node in self._at(start, words, symbols):
+                    counts[id(node)] = seen = counts.get(id(node), 0) + 1
+                    if seen <= most:
+                        found.extend([Found(start, end, value) for value in node.values])
+        return found
+
+    def _at(self, start: int, words: Words, symbols: list[tuple[str, ...]]) -> list[tuple[int, _Node]]:
+        """Ends and last states of the phrases that begin at a word."""
         clauses, n_words = words.clauses, len(symbols)
         clause = clauses[start]
         begins = start == 0 or clauses[start - 1] != clause
         states = [(self._root, start)]
         if begins and "^" in self._root.then:
             states.append((self._root.then["^"], start))
-        ends: set[tuple[int, int]] = set()
+        ends: dict[tuple[int, int], _Node] = {}
         while states:
             node, place = states.pop()
-            for value in node.values:
-                ends.add((place, value))
+            if node.values:
+                ends[place, id(node)] = node
             if place >= n_words or clauses[place] != clause:
                 continue
             for symbol in symbols[place]:
@@ -200,7 +212,7 @@ class Phrases:
                     if words.forms[skipped] in self._gap_stops:
                         break
                     states.append((after, skipped + 1))
-        return (Found(start, end, value) for end, value in sorted(ends))
+        return [(place, node) for (place, _), node in ends.items()]
 
     def longest(self, words: Words) -> list[Found]:
         """The leftmost longest phrases, none over another; all values of each."""
@@ -210,10 +222,11 @@ class Phrases:
         for start, known in enumerate(symbols):
             if start < free or not known:
                 continue
-            found = list(self._at(start, words, symbols))
+            found = self._at(start, words, symbols)
             if found:
-                free = max(each.end for each in found)
-                kept.extend(each for each in found if each.end == free)
+                free = max(end for end, _ in found)
+                longest = sorted({value for end, node in found if end == free for value in node.values})
+                kept.extend(Found(start, free, value) for value in longest)
         return kept
 
 
