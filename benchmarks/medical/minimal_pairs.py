@@ -35,7 +35,8 @@ def minimal_pairs(seed: int = 0) -> list[Pair]:
     """Some thousand pairs; neither question of a pair may get the other's answer."""
     rng = random.Random(seed)
     made = [*_clauses(rng), *_swaps(rng), *_whole("intents", "intent", rng), *_whole("orders", "order", rng)]
-    return [pair for pair in dict.fromkeys(made) if pair.one != pair.two]
+    by_hand = [Pair("written by hand", one, two) for one, two in _words()["by_hand"]]
+    return [pair for pair in dict.fromkeys([*made, *by_hand]) if pair.one != pair.two]
 
 
 def equal_pairs(seed: int = 0) -> list[Pair]:

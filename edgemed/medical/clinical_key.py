@@ -162,16 +162,14 @@ def _fields_of(item: Item, *, owned: bool) -> list[tuple[str, str]]:
 
 def _negations(asked: Asked) -> tuple[str, ...]:
     """Each word of negation with the next thing named. How far it reaches follows from the order, which is compared."""
-    return tuple(sorted(_with_next(asked, place) for place, item in _placed(asked) if item.role == Role.NEGATION))
+    places = [place for place, item in enumerate(asked.rest) if item.role == Role.NEGATION]
+    return tuple(sorted(_with_next(asked, place) for place in places))
 
 
 def _standing(asked: Asked) -> tuple[str, ...]:
     """Each word that says past, family or possible, with the next thing named."""
-    return tuple(sorted(_with_next(asked, place) for place, item in _placed(asked) if item.name in _STANDING))
-
-
-def _placed(asked: Asked) -> list[tuple[int, Item]]:
-    return list(enumerate(asked.rest))
+    places = [place for place, item in enumerate(asked.rest) if item.name in _STANDING]
+    return tuple(sorted(_with_next(asked, place) for place in places))
 
 
 def _with_next(asked: Asked, place: int) -> str:

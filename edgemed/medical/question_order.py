@@ -37,7 +37,7 @@ def order_of(asked: Asked) -> tuple[str, ...]:
         and len(asked.intents) < 2
         and ("dose" in asked.intents or not _names_allergen(asked.rest))
     )
-    if not simple and asked.intents == ("dose",) and n_drugs(asked.rest) < 2:
+    if not simple and asked.intents == ("dose",) and sum(map(_is_drug, asked.rest)) < 2:
         return _dose_order(asked.rest)
     if not simple:
         return ("in this order: " + " / ".join(item.name for item in asked.everything),)
@@ -47,21 +47,16 @@ def order_of(asked: Asked) -> tuple[str, ...]:
 
 def _dose_order(items: Sequence[Item]) -> tuple[str, ...]:
     """For the dose of one drug: it may stand anywhere, everything else in one order, with the words that lead on."""
-    drug = [item.name for item in items if _DRUG.intersection(item.kinds)]
+    drug = [item.name for item in items if _is_drug(item)]
     rest: list[Item] = []
     for item in items:
-        if item.role == Role.INTENT or _DRUG.intersection(item.kinds):
+        if item.role == Role.INTENT or _is_drug(item):
             while rest and rest[-1].role == Role.CONNECTOR and rest[-1].name != "on":
                 rest.pop()
         elif rest or item.role != Role.CONNECTOR or item.name == "on":
             rest.append(item)
     leading = [item.name for item in rest if _sort_of(item) not in ("", "-")]
     return (f"drug: {' / '.join(drug)}", f"in this order: {' / '.join(leading)}")
-
-
-def n_drugs(items: Sequence[Item]) -> int:
-    """How many drugs and classes of drugs are named, the same one twice counted twice."""
-    return sum(1 for item in items if _DRUG.intersection(item.kinds))
 
 
 def _sides(asked: Asked, sorts: Sequence[str]) -> list[str]:
@@ -78,15 +73,17 @@ def _sides(asked: Asked, sorts: Sequence[str]) -> list[str]:
             sides.append(
                 f"{item.name} after {' '.join(sort for sort in ('drug', 'person', 'problem') if sort in before)}"
             )
-        elif not sided and following and not following.stops and _sort_of(following) == "problem" and not before:
+        elif not sided and following and not following.stops and _sort_of(following) == "problem":
             sides.append(f"{item.name} beside")
     return sides
 
 
 def _names_allergen(items: Sequence[Item]) -> bool:
-    return any(TermKind.ALLERGY in item.kinds for item in items) and any(
-        _DRUG.intersection(item.kinds) for item in items
-    )
+    return any(TermKind.ALLERGY in item.kinds for item in items) and any(map(_is_drug, items))
+
+
+def _is_drug(item: Item) -> bool:
+    return bool(_DRUG.intersection(item.kinds))
 
 
 def _sort_of(item: Item) -> str:
@@ -100,7 +97,7 @@ def _sort_of(item: Item) -> str:
         return "" if item.quantity.kind in _FLOATING else "given" if item.quantity.kind in _GIVEN else "beside"
     if item.role == Role.CONNECTOR or item.role == Role.NEGATION:
         return "next"
-    if _DRUG.intersection(item.kinds):
+    if _is_drug(item):
         return "drug"
     if item.kinds and set(item.kinds) <= {TermKind.ROUTE}:
         return "route"
