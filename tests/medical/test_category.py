@@ -1,10 +1,11 @@
 import random
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemed.medical.category import PRIORITY, category_of, category_scores
+from edgemed.medical.category import PRIORITY, category_of, category_scores, classify
 from edgemed.medical.language import Category, language_data
 
 WORDS = sorted({word for words in language_data().keywords.values() for word in words if " " not in word})
@@ -57,3 +58,57 @@ def test_words_inside_other_words_do_not_count() -> None:
 @given(st.text(max_size=300))
 def test_no_text_raises(text: str) -> None:
     assert isinstance(category_of(text), Category)
+
+
+def test_a_denied_keyword_does_not_count() -> None:
+    assert category_of("no convulsions, which tablets?") is Category.MEDICATION
+
+
+def test_a_danger_sign_is_a_flag_that_dose_words_do_not_outvote() -> None:
+    found = classify("What dose, how many mg, how many tablets? The child is convulsing now")
+    assert found.category is Category.MEDICATION
+    assert [sign.sign for sign in found.danger] == ["convulsion"]
+    assert found.prompt_category is Category.EMERGENCY
+
+
+def test_reasons_are_the_words_as_written() -> None:
+    assert classify("What is the DOSE in mg?").reasons == ("DOSE", "mg")
+
+
+@pytest.mark.parametrize(
+    ("question", "category", "subclass"),
+    [
+        ("What is the dose of amoxicillin?", Category.MEDICATION, "dose"),
+        ("Is there an interaction of aspirin with warfarin tablets?", Category.MEDICATION, "interaction"),
+        ("What are the side effects of this drug?", Category.MEDICATION, "side_effect"),
+        ("Which laboratory test confirms the diagnosis?", Category.DIAGNOSIS, "test"),
+        ("What are the symptoms of malaria?", Category.DIAGNOSIS, "symptoms"),
+        ("When is the measles vaccine due?", Category.PREVENTION, "vaccine"),
+        ("Who are you?", Category.GENERAL, ""),
+    ],
+)
+def test_subclasses(question: str, category: Category, subclass: str) -> None:
+    found = classify(question)
+    assert (found.category, found.subclass) == (category, subclass)
+
+
+def test_a_drugs_name_alone_speaks_of_medication() -> None:
+    assert category_of("Who makes cetirizine?") is Category.MEDICATION
+
+
+@given(st.text(max_size=300))
+def test_classify_raises_on_no_text_and_its_record_can_be_sent(text: str) -> None:
+    classify(text).model_dump_json()
+
+
+def test_a_hundred_kilobytes_are_classified_in_a_tenth_of_a_second() -> None:
+    classify("")
+    for piece in ("dose ", "no dose, ", "what is the treatment of x? ", "\ud800"):
+        text = (piece * 100_000)[:100_000]
+        spent = []
+        for _ in range(3):
+            start = time.process_time()
+            classify(text)
+            spent.append(time.process_time() - start)
+        assert min(spent) < 0.1
+        assert not classify(text).read_whole
