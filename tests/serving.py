@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 import httpx
 
 from edgemed.engines.fake import FakeEngine
+from edgemed.medical.guard import Source
 from edgemed.serve.app import create_app
+from edgemed.serve.journal import Journal
 from edgemed.serve.options import ServeOptions
+from edgemed.serve.response_cache import ResponseCache
 from edgemed.serve.server import Server, listen, url_of
 
 
@@ -37,12 +40,21 @@ class Running:
 
 
 @contextmanager
-def serving(engine: FakeEngine, *, port: int = 0, **options: Any) -> Iterator[Running]:
-    """A server over `engine`, ended with the block."""
+def serving(
+    engine: FakeEngine,
+    *,
+    port: int = 0,
+    cache: ResponseCache | None = None,
+    journal: Journal | None = None,
+    sources: Sequence[Source] = (),
+    **options: Any,
+) -> Iterator[Running]:
+    """A server over `engine`, ended with the block; without a cache, no answer is kept."""
     sock = listen("127.0.0.1", port)
     url = url_of(sock)
     ready = threading.Event()
-    app = create_app(engine, replace(ServeOptions(model_name="fake"), **options))
+    chosen = replace(ServeOptions(model_name="fake"), **options)
+    app = create_app(engine, chosen, cache=cache, journal=journal, sources=sources)
     server = Server(app, engine, sock, ready.set)
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
