@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgemed.core.errors import UsageError
 from edgemed.medical.clinical_key import MAX_QUESTION, ClinicalKey, clinical_key, compare
+from edgemed.medical.lexicon import shipped_lexicon
+from edgemed.medical.mentions import TermKind
+from edgemed.medical.question_words import Role, question_words
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "medical"))
 from minimal_pairs import equal_pairs, minimal_pairs, name_twins
+
+SILENT = (Role.FILLER, Role.CONNECTOR, Role.GIVE, Role.USUAL_END)
+WORD_KINDS = (TermKind.ACTION, TermKind.RELATION)
 
 OTHER = [
     # who does what to whom
@@ -201,3 +208,42 @@ def test_hostile_texts_take_little_time(text: str) -> None:
     began = time.process_time()
     clinical_key(text)
     assert time.process_time() - began < 0.1
+
+
+def test_no_closed_list_word_names_something_clinical() -> None:
+    words = question_words()
+    assert words is not None
+    silent = [form for form, phrase in words.phrases.items() if phrase and phrase.role in SILENT]
+    absorbed = [word for intent in words.intents.values() for word in intent.absorbs]
+    named = {
+        form: entries
+        for form in [*silent, *absorbed]
+        if (entries := [entry for entry in shipped_lexicon().entries(form) if entry.kind not in WORD_KINDS])
+    }
+    assert named == {}
+
+
+@pytest.mark.parametrize(
+    "word",
+    "not no never without before after more less left right start stop again already other only alone each "  # noqa: SIM905
+    "both some all was had been he she first second last until unless except instead but from by than".split(),
+)
+def test_words_with_a_clinical_sense_are_never_left_out(word: str) -> None:
+    words = question_words()
+    assert words is not None
+    phrase = words.phrases.get(word)
+    assert phrase is None or phrase.role is Role.NEGATION
+
+
+def test_a_damaged_list_is_refused_with_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    question_words.cache_clear()
+    monkeypatch.setattr("edgemed.medical.question_words._read", lambda name: {"dose": {"phrases": []}})
+    with pytest.raises(UsageError, match="fillers"):
+        question_words()
+    monkeypatch.undo()
+    question_words.cache_clear()
+
+
+def test_a_local_list_of_terms_gives_its_fields() -> None:
+    widened = shipped_lexicon().widened([(TermKind.CONDITION, "kwashi fever", ())])
+    assert clinical_key("Dose of quinine in kwashi fever", lexicon=widened).conditions == ("kwashi fever",)
