@@ -173,7 +173,7 @@ def _matcher(language: str, folder: Path | None) -> tuple[Phrases, tuple[Categor
     for value, category in enumerate(classes):
         for word in data.keywords.get(category, ()):
             values[word] = (*values.get(word, ()), value)
-    return Phrases(values, joins=data.joins), classes
+    return Phrases(values, joins=data.joins, prefixes=data.verb_prefixes.by_sign()), classes
 
 
 @cache
@@ -184,4 +184,4 @@ def _subclass_matcher(category: Category, language: str, folder: Path | None) ->
     for value, words in enumerate(lists.values()):
         for word in words:
             values[word] = (*values.get(word, ()), value)
-    return (Phrases(values, joins=data.joins) if values else None), tuple(lists)
+    return (Phrases(values, joins=data.joins, prefixes=data.verb_prefixes.by_sign()) if values else None), tuple(lists)

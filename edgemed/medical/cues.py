@@ -76,7 +76,12 @@ def cue_phrases(cues: Cues) -> dict[str, tuple[int, ...]]:
 def cue_matcher(language: str, folder: Path | None = None) -> Phrases:
     """A matcher of a language's cues alone."""
     data = language_data(language, folder)
-    return Phrases(cue_phrases(data.cues), joins=data.joins, number_words=data.danger.number_words)
+    return Phrases(
+        cue_phrases(data.cues),
+        joins=data.joins,
+        number_words=data.danger.number_words,
+        prefixes=data.verb_prefixes.by_sign(),
+    )
 
 
 def clause_words(data: Language) -> frozenset[str]:

@@ -142,6 +142,7 @@ def rules_of(data: Language) -> Rules:
     matcher = Phrases(
         phrases,
         joins=data.joins,
+        prefixes=data.verb_prefixes.by_sign(),
         number_words=data.danger.number_words,
         not_typos=data.danger.not_typos,
         gap_stops=(word for word in (*data.cues.negation, *data.cues.negation_wide) if " " not in word),

@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
-from edgemed.medical.phrases import phrase_symbols
+from edgemed.medical.phrases import VERB_SIGNS, phrase_symbols
 from edgemed.medical.reading import read
 
 DEFAULT_LANGUAGE = "en"
@@ -145,6 +146,24 @@ class Danger(Record):
     number: tuple[NumberSign, ...] = ()
 
 
+class VerbPrefixes(Record):
+    """What stands before a verb's stem in one word: lists in their order, one of each; "" leaves one out."""
+
+    affirming: tuple[tuple[str, ...], ...] = ()
+    denying: tuple[tuple[str, ...], ...] = ()
+    affirming_whole: tuple[str, ...] = ()
+    denying_whole: tuple[str, ...] = ()
+
+    def by_sign(self) -> dict[str, frozenset[str]]:
+        """All prefixes, by the sign of the stems that follow them (`phrases.VERB_SIGNS`)."""
+        both = ((self.affirming, self.affirming_whole), (self.denying, self.denying_whole))
+        return {
+            sign: frozenset(filter(None, (*("".join(parts) for parts in product(*lists)), *whole)))
+            for sign, (lists, whole) in zip(VERB_SIGNS, both, strict=True)
+            if lists or whole
+        }
+
+
 class Language(Record):
     """One language's data file."""
 
@@ -152,6 +171,7 @@ class Language(Record):
     name: str
     version: int
     apostrophe: Literal["joins", "splits"] = "joins"
+    verb_prefixes: VerbPrefixes = VerbPrefixes()
     templates: Templates
     keywords: dict[Category, tuple[Phrase, ...]]
     subclasses: dict[Category, dict[str, tuple[Phrase, ...]]] = Field(default_factory=dict)

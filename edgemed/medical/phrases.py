@@ -3,7 +3,8 @@
 A phrase is a line of words: `snake bite`. A word that ends in `*` stands for all that begin so (`convuls*`), a `*`
 alone for up to four words, a `?` alone for up to one, `#` for a number, `{year}` for a number from 1930 to 2039, and
 `^` before the first word binds it to the start of a clause. Hyphens and slashes between words are blanks; a phrase
-never reaches across a comma or a full stop.
+never reaches across a comma or a full stop. In a language with verb prefixes `-vimb*` is the stem after a prefix that
+affirms (`anavimba`, `amemvimbisha`), `=pumu*` after one that denies (`hapumui`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ _GAPS = {"*": GAP, "?": 1}
 MENDED_WORDS = 400
 """So many unknown words of a text are compared with the known ones letter by letter; bounds the time."""
 _MENDABLE = 7  # letters: shorter words have too many neighbours
+_MENDABLE_VERB = 5  # letters of a verb's stem after its prefix
+VERB_SIGNS = ("-", "=")
+"""Before a verb's stem: after a prefix that affirms, after one that denies."""
 
 _JOINED = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:'[^\W\d_]+)*|%")
 _SPLIT = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|%")
@@ -105,16 +109,21 @@ class Phrases:
         number_words: Iterable[str] = (),
         not_typos: Iterable[str] = (),
         gap_stops: Iterable[str] = (),
+        prefixes: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
-        """`gap_stops`: words that no `*` or `?` skips, such as "not"."""
+        """`gap_stops`: words no `*` skips, such as "not"; `prefixes`: those of verbs, by the sign of their stems."""
         self._root = _Node()
         self._gap_stops = frozenset(gap_stops)
         self._numbers = frozenset(number_words)
         self._joins = joins
         self._literals: set[str] = set()
         self._stems: dict[str, str] = {}
+        self._verbs: set[str] = set()
+        self._prefixes = {sign: frozenset(starts) for sign, starts in (prefixes or {}).items()}
+        self._prefix_lengths = sorted({len(start) for starts in self._prefixes.values() for start in starts})
         for phrase, values in phrases.items():
             self._add(phrase, tuple(values))
+        self._verb_lengths = sorted({len(verb) - 2 for verb in self._verbs if verb.endswith("*")})
         self._stem_lengths = sorted({len(stem) for stem in self._stems})
         self._not_typos = frozenset(not_typos)
         self._deletes: dict[str, tuple[str, ...]] = {}
@@ -122,6 +131,10 @@ class Phrases:
             if len(word) >= _MENDABLE and word.isalpha():
                 for shorter in _deletes(word):
                     self._deletes[shorter] = (*self._deletes.get(shorter, ()), word)
+        self._verb_deletes: dict[str, tuple[str, ...]] = {}
+        for stem in {verb[1:-1] for verb in self._verbs if verb.endswith("*") and len(verb) > _MENDABLE_VERB + 1}:
+            for shorter in _deletes(stem):
+                self._verb_deletes[shorter] = (*self._verb_deletes.get(shorter, ()), stem)
 
     def _add(self, phrase: str, values: tuple[int, ...]) -> None:
         node = self._root
@@ -129,7 +142,9 @@ class Phrases:
             if symbol in _GAPS:
                 node = node.gaps.setdefault(_GAPS[symbol], _Node())
                 continue
-            if symbol.endswith("*"):
+            if symbol[0] in VERB_SIGNS:
+                self._verbs.add(symbol)
+            elif symbol.endswith("*"):
                 self._stems[symbol[:-1]] = symbol
             elif symbol not in ("^", "#", "{year}"):
                 self._literals.add(symbol)
@@ -156,7 +171,21 @@ class Phrases:
         stems = [self._stems[form[:n]] for n in self._stem_lengths if n <= len(form) and form[:n] in self._stems]
         number = ("#",) if form[0].isdigit() or form in self._numbers else ()
         year = ("{year}",) if len(form) == 4 and "1930" <= form <= "2039" else ()
-        return (*((form,) if form in self._literals else ()), *stems, *number, *year)
+        return (*((form,) if form in self._literals else ()), *stems, *self._verb_symbols(form), *number, *year)
+
+    def _verb_symbols(self, form: str) -> Iterator[str]:
+        """The verb stems of a word, each with its sign: "anavimba" is -vimb* (and "-vimba", if both are known)."""
+        for sign, stem in self._cut(form):
+            for symbol in (sign + stem, *(f"{sign}{stem[:n]}*" for n in self._verb_lengths if n <= len(stem))):
+                if symbol in self._verbs:
+                    yield symbol
+
+    def _cut(self, form: str) -> Iterator[tuple[str, str]]:
+        """The ways to part a word into a verb's prefix and the rest: the prefix's sign, the rest."""
+        for n in self._prefix_lengths:
+            for sign, starts in self._prefixes.items():
+                if n < len(form) and form[:n] in starts:
+                    yield sign, form[n:]
 
     def _mended(self, form: str) -> tuple[str, ...]:
         """The known words one slip of the finger away from an unknown one, with the same first letter."""
@@ -170,7 +199,18 @@ class Phrases:
                     whole = word in self._literals and head == form
                     if word[0] == form[0] and (whole or word in self._stems) and one_slip(head, word):
                         found[word if whole else self._stems[word]] = None
+        for sign, rest in self._cut(form):
+            found.update(dict.fromkeys(self._mended_verbs(sign, rest)))
         return tuple(found)
+
+    def _mended_verbs(self, sign: str, rest: str) -> Iterator[str]:
+        """The verb stems of five letters or more that one slip makes the head of the rest of a word."""
+        for n in self._verb_lengths:
+            for head in {rest[: n + more] for more in (-1, 0, 1)} if n >= _MENDABLE_VERB else ():
+                for shorter in (head, *_deletes(head)):
+                    for stem in self._verb_deletes.get(shorter, ()):
+                        if f"{sign}{stem}*" in self._verbs and stem[0] == rest[0] and one_slip(head, stem):
+                            yield f"{sign}{stem}*"
 
     def find(self, words: Words, *, mend: bool = False, most: int = 1_000_000) -> list[Found]:
         """All phrases at all places, by their start; linear in the number of words.
@@ -241,10 +281,13 @@ def phrase_symbols(phrase: str, *, joins: bool = True) -> list[str]:
         if piece in ("*", "?", "#", "{year}"):
             symbols.append(piece)
             continue
+        sign = piece[0] if piece[0] in VERB_SIGNS and len(piece) > 1 else ""
         stem = piece.endswith("*")
         forms = [match.group().replace("'", "") for match in pattern.finditer(piece)]
         if stem and forms:
             forms[-1] += "*"
+        if sign and forms:
+            forms[0] = sign + forms[0]
         symbols.extend(forms)
     return symbols
 

@@ -95,3 +95,18 @@ def test_a_file_in_the_clinics_folder_goes_before_the_shipped_one(folder: Path) 
 def test_phrases_of_a_splitting_language_match_over_an_apostrophe(folder: Path) -> None:
     write(folder, SMALL + "[[danger.sign]]\nsign = 'convulsion'\nrules = [\"l'enfant convulse\"]\n")
     assert danger_signs("L’enfant convulse", "xx", folder)
+
+
+def test_verb_stems_are_found_after_the_prefixes_of_a_language(folder: Path) -> None:
+    verbs = (
+        "[verb_prefixes]\naffirming = [['a', 'wa'], ['na', 'me'], ['', 'm']]\naffirming_whole = ['ku']\n"
+        "denying = [['ha', 'si'], ['', 'ja']]\n"
+        "[[danger.sign]]\nsign = 'blue'\nrules = ['-tapik*']\n[[danger.sign]]\nsign = 'shock'\nrules = ['=pumu*']\n"
+    )
+    write(folder, SMALL + verbs)
+    for text in ("anatapika", "mtoto amemtapika", "wanatpika", "kutapika"):
+        assert [sign.sign for sign in danger_signs(text, "xx", folder)] == ["blue"], text
+    for text in ("hapumui", "hajapumua tangu jana", "sipumui"):
+        assert [sign.sign for sign in danger_signs(text, "xx", folder)] == ["shock"], text
+    for text in ("tapika", "hatapiki", "anapumua", "anapika", "a", "ku"):
+        assert danger_signs(text, "xx", folder) == (), text
