@@ -15,14 +15,15 @@ from pydantic import ValidationError
 
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
-from edgemed.medical.lexicon import Drug, Lexicon
+from edgemed.medical.lexicon import Lexicon
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.reading import read
-from edgemed.medical.term_forms import american, words_of
+from edgemed.medical.term_forms import american, sound_of, words_of
 
 
 class _List(Record):
     forms_matter: tuple[str, ...]
+    one_product_not: tuple[str, ...]
     release_words: tuple[str, ...]
     same: dict[TermKind, dict[str, tuple[str, ...]]]
 
@@ -33,6 +34,8 @@ class SameMeaning:
 
     values: dict[tuple[TermKind, str], str]
     forms_matter: frozenset[str]
+    one_product_not: frozenset[str]
+    """Classes of medicines whose brands are products of their own."""
     release_words: frozenset[str]
 
 
@@ -53,7 +56,9 @@ def same_meaning() -> SameMeaning:
                 have = values.setdefault((kind, own_words(read(wording).plain)), name)
                 if have != name:
                     raise UsageError(f"lists/same_meaning.toml: {wording!r} stands under {have!r} and {name!r}.")
-    return SameMeaning(values, frozenset(data.forms_matter), frozenset(data.release_words))
+    return SameMeaning(
+        values, frozenset(data.forms_matter), frozenset(data.one_product_not), frozenset(data.release_words)
+    )
 
 
 def value_of_term(kind: TermKind, name: str, surface: str, lexicon: Lexicon) -> str:
@@ -65,24 +70,28 @@ def value_of_term(kind: TermKind, name: str, surface: str, lexicon: Lexicon) -> 
 
 
 def _drug_value(name: str, surface: str, lexicon: Lexicon) -> str:
-    lists = same_meaning()
+    """The generic name where the written one can mean nothing else; otherwise the generic name with the written one."""
     words = words_of(american(surface))
     salts = [word for word in words if word in lexicon.salts and word not in american(name)]
     bare = [word for word in words if word not in salts] or list(words)
-    written = " ".join(bare)
-    if written != " ".join(words_of(american(name))):
-        drug = lexicon.drug(written) or lexicon.drug(" ".join(words))
-        if drug is None or drug.name != name or _form_matters(drug, words, lists):
-            return f"{name} ({' '.join(words)})"
-    return f"{name} {' '.join(salts)}" if salts else name
+    joined = same_meaning().values.get((TermKind.DRUG, own_words(" ".join(bare))))
+    if joined or _is_plainly(name, bare, lexicon):
+        name = joined or name
+        return f"{name} {' '.join(salts)}" if salts else name
+    return f"{name} ({' '.join(words)})"
 
 
-def _form_matters(drug: Drug, words: tuple[str, ...], lists: SameMeaning) -> bool:
-    """True where a brand or a word of release may mean another strength, salt or speed than the plain name."""
-    if (lists.release_words - set(words_of(drug.name))).intersection(words):
+def _is_plainly(name: str, words: list[str], lexicon: Lexicon) -> bool:
+    """True when the words are the generic name, a spelling of it, or a brand that is no product of its own."""
+    lists, written, generic = same_meaning(), " ".join(words), words_of(american(name))
+    if sorted(words) == sorted(generic):
         return True
-    written = " ".join(words)
-    return drug.name in lists.forms_matter and not any(" ".join(words_of(name)) == written for name in drug.spellings)
+    if len(words) == len(generic) and sound_of(written) == sound_of(" ".join(generic)):
+        return True
+    drug = lexicon.drug(written)
+    if drug is None or drug.name != name or name in lists.forms_matter or drug.drug_class in lists.one_product_not:
+        return False
+    return written in drug.brands and not lists.release_words.intersection(words)
 
 
 def own_words(plain: str) -> str:
