@@ -70,6 +70,11 @@ OTHER = [
     # the same generic name is not the same medicine
     ("Dose of Ambisome in cryptococcal meningitis", "Dose of Fungizone in cryptococcal meningitis", "drugs"),
     ("Dose of MS Contin for pain", "Dose of morphine for pain", "drugs"),
+    ("Dose of low-dose aspirin", "Dose of aspirin", "drugs"),
+    ("Dose of levoleucovorin", "Dose of leucovorin", "drugs"),
+    ("Schedule of inactivated je vaccine", "Schedule of live attenuated je vaccine", ""),
+    ("How much F-75 in severe malnutrition?", "How much F-100 in severe malnutrition?", ""),
+    ("Dose of metoprolol succinate", "Dose of metoprolol tartrate", "drugs"),
     # dates and long numbers
     ("Seen on 1/12/2026: fever. Dose of paracetamol?", "Seen on 11/2/2026: fever. Dose of paracetamol?", ""),
     ("Patient 0712345678 has malaria. Treatment?", "Patient 712345678 has malaria. Treatment?", ""),
@@ -84,6 +89,9 @@ SAME = [
         "Can you remind me how amoxicillin is dosed in a child with pneumonia?",
     ),
     ("Dose of Coartem for malaria in adults", "Dose of artemether-lumefantrine for malaria in adults"),
+    ("Dose of acyclovir in herpes zoster", "Dose of Zovirax in shingles"),
+    ("Dose of adrenaline in anaphylaxis", "Dose of epinephrine in anaphylaxis"),
+    ("Dose of magnesium sulphate in eclampsia", "How is MgSO4 dosed in eclampsia?"),
     ("Can I give ibuprofen in asthma?", "Is ibuprofen allowed in asthma?"),
     ("Is ibuprofen safe in asthma?", "In asthma, is it all right to prescribe ibuprofen?"),
     ("Should ibuprofen be avoided in asthma?", "Is asthma a contraindication to ibuprofen?"),
