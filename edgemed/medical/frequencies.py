@@ -31,7 +31,11 @@ _PER = r"(?: ?/ ?| ?an? | ?per | ?each | ?every | in an? | in | in each | over |
 
 _TIMES = re.compile(rf"{_RANGE}(?: ?- ?| )?(?:x\b|x(?= ?/)|times?\b){_PER}(?P<period>{_PERIOD})")
 _TIMES_COUNTED = re.compile(rf"{_RANGE} ?(?P<period>daily|weekly|monthly|a day|per day|/ ?day|/ ?d\b|/ ?week|/ ?wk)\b")
-_ONCE_VALUES = {"once": 1, "twice": 2, "thrice": 3, "one time": 1, "two times": 2, "three times": 3, "four times": 4}
+_ONCE_VALUES = {"once": 1, "twice": 2, "thrice": 3} | {
+    f"{word} time{plural}": value
+    for value, word in enumerate(("one", "two", "three", "four"), 1)
+    for plural in ("", "s")
+}
 _ONCE_WORD = r"once|twice|thrice|(?:one|two|three|four) times?"
 _ONCE = re.compile(
     rf"(?P<word>{_ONCE_WORD})(?:,? (?:or|to) (?P<more>{_ONCE_WORD}))?(?:{_PER}(?P<period>{_PERIOD})|(?P<alone>))"
@@ -92,7 +96,7 @@ def frequency_at(plain: str, start: int, before: str) -> Amount | None:
         interval = _interval(plain, match.end())
         return _amount(start, interval.end, interval.low, interval.high, interval.unit) if interval else None
     if match := _ONCE.match(plain, start):
-        low = Fraction(_ONCE_VALUES[match["word"].removesuffix("s") if match["word"] == "one times" else match["word"]])
+        low = Fraction(_ONCE_VALUES[match["word"]])
         high = Fraction(_ONCE_VALUES.get(match["more"] or "", int(low)))
         if match["period"]:
             return _rate(start, match.end(), low, high, _PERIOD_OF[match["period"]])

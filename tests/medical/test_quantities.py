@@ -181,3 +181,8 @@ def test_amounts_and_unread_digits_do_not_overlap(text: str) -> None:
     assert all(0 <= amount.start < amount.end <= len(plain) for amount in amounts)
     assert all(left.end <= right.start for left, right in pairwise(amounts))
     assert all(0 <= rest.start < rest.end <= len(plain) for rest in unread)
+
+
+@pytest.mark.parametrize("written", ["one time a day", "two time a day", "four time a day", "one times a day"])
+def test_times_without_or_with_a_wrong_plural_are_read(written: str) -> None:
+    assert [amount.unit for amount in amounts_of(written)[0]] == ["/day"]
