@@ -48,8 +48,8 @@ class Item:
     kinds: tuple[TermKind, ...] = ()
     values: dict[TermKind, str] = field(default_factory=dict)
     quantity: Quantity | None = None
-    stops: bool = False
-    """True when a stop or a bracket stands before it."""
+    stops: str = ""
+    """"." when a new clause begins with it, "," after a comma or a bracket, "" else."""
 
 
 def items_of(question: str, language: str = "en", lexicon: Lexicon | None = None) -> tuple[list[Item], Entities]:
@@ -93,6 +93,8 @@ def _placed(reading: Reading, entities: Entities, lexicon: Lexicon) -> list[Item
         start, end = place_of(term.start), place_of(term.end)
         if end - start < 2:  # a letter alone names nothing for sure
             continue
+        if term.kind is TermKind.DRUG_CLASS and "treatment" in reading.plain[start:end]:
+            continue  # what is treated is a problem, not a medicine
         value = value_of_term(term.kind, term.name, reading.plain[start:end], lexicon)
         item = items.setdefault((start, end), Item("term", value, start, end))
         _add_term(item, term, value)
@@ -136,7 +138,7 @@ def _with_phrases(
     """Placed items and, in the gaps, phrases of the lists and single words; a phrase wins over a term inside it."""
     shouted = not any(character.islower() for character in reading.text)
     items: list[Item] = []
-    place, done, stopped = 0, 0, True
+    place, done, stopped = 0, 0, "."
     index = 0
     while index < len(tokens):
         token = tokens[index]
@@ -153,24 +155,25 @@ def _with_phrases(
         if phrase and _wins(phrase, end, here, placed, place):
             if phrase.role is not Role.FILLER:
                 items.append(Item(phrase.role, phrase.name, token.start, end, stops=stopped))
-            done, index, stopped = end, last + 1, stopped and phrase.role is Role.FILLER
+            done, index = end, last + 1
+            stopped = stopped if phrase.role is Role.FILLER else ""
             continue
         if here is not None:
             here.stops = stopped
             items.append(here)
-            done, stopped = max(here.end, token.end), False
+            done, stopped = max(here.end, token.end), ""
             index += 1
             continue
         index += 1
         if token.text in _SILENT:
             if mark := _silent_mark(plain, token):
                 items.append(Item("word", mark, token.start, token.end))
-            stopped = stopped or token.text in _STOPS or token.text in "()"
+            stopped = "." if token.text in ".?!;:" else stopped or ("," if token.text in ",()[]" else "")
             continue
         if token.text in _CLITICS and plain[token.start - 1 : token.start] == "'":
             continue
         items.append(Item("word", _word(reading, token, shouted), token.start, token.end, stops=stopped))
-        stopped = False
+        stopped = ""
     return items
 
 

@@ -94,7 +94,7 @@ class _Work:
                     and following.name not in self.words.usual
                 ):
                     self.asks.append("which")
-            elif item.stops or item.name in ("how", "why", "where"):
+            elif item.stops == "." or item.name in ("how", "why", "where"):
                 self.asks.append(item.name)
             else:
                 kept.append(item)
