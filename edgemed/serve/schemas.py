@@ -2,7 +2,7 @@
 
 Only user and assistant messages are accepted. The system role belongs to edgemed's own medical templates:
 a client's words must never reach it, so "system" and "developer" messages are refused, not merged.
-Temperature defaults to 0 (the most likely token, always), where OpenAI's default is 1: the same question
+Temperature and length default to the pace of the question's class, where OpenAI's temperature is 1: the same question
 about a dose gets the same answer.
 """
 
