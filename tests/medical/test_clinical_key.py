@@ -15,6 +15,7 @@ from edgemed.medical.clinical_key import MAX_QUESTION, ClinicalKey, clinical_key
 from edgemed.medical.lexicon import shipped_lexicon
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.question_words import Role, question_words
+from edgemed.medical.same_meaning import same_meaning
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "medical"))
 from minimal_pairs import equal_pairs, minimal_pairs, name_twins
@@ -255,3 +256,10 @@ def test_a_damaged_list_is_refused_with_its_field(monkeypatch: pytest.MonkeyPatc
 def test_a_local_list_of_terms_gives_its_fields() -> None:
     widened = shipped_lexicon().widened([(TermKind.CONDITION, "kwashi fever", ())])
     assert clinical_key("Dose of quinine in kwashi fever", lexicon=widened).conditions == ("kwashi fever",)
+
+
+def test_the_lists_of_medicines_name_only_what_the_lexicon_has() -> None:
+    drugs = shipped_lexicon().drugs
+    lists = same_meaning()
+    assert lists.forms_matter <= set(drugs)
+    assert lists.one_product_not <= {drug.drug_class for drug in drugs.values()}
