@@ -17,9 +17,9 @@ _JOIN = r"(?: ?- ?| to | or | and |-to-|-or-|/)"
 _RANGE = rf"(?P<low>{NUMBER})(?:{_JOIN}(?P<high>{NUMBER}))?"
 
 _PERIODS = {
-    "day": "24 hours|24 hrs|24 h|24h|days|day|daily|nightly|nights|night|mornings|morning|evenings|evening|bedtime|d",
-    "week": "weekly|weeks|week|wkly|wk",
-    "month": "monthly|months|month",
+    "day": "24 hours|24 hrs|24 h|24h|days|day|daily|dly|nightly|nights|night|mornings|morning|evenings|evening|bedtime|d",
+    "week": "weekly|wkly|weeks|week|wk",
+    "month": "monthly|mthly|months|month",
     "year": "yearly|annually|years|year",
     "h": "hourly|hours|hour|hr",
     "min": "minutes|minute|min",
@@ -63,7 +63,7 @@ _WEEKLY_UNIT = {"hourly": "h", "hrly": "h", "hly": "h", "minutely": "min"} | {
 }  # fmt: skip
 _ALONE = re.compile(
     r"(?:daily(?! (?:living\b|life\b|lives\b|activit|routine|work|tasks|function|need))"
-    r"|nightly|weekly|fortnightly|monthly"
+    r"|nightly|weekly|wkly|dly|mthly|fortnightly|monthly"
     r"|yearly"
     r"|annually|hourly|half[- ]hourly)\b"
 )

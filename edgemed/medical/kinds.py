@@ -27,7 +27,7 @@ _SIGNS = {
         "exceed more than|exceeding|exceeds|fewer than or equal to|give more than|giving more than|"
         "go above|go over|have more than|less than or equal to|limit|limit it to|limit of|limit to|"
         "limited at|limited to|lower than or equal to|max|max.|maximal|maximum|maximum of|mx|"
-        "no greater than|no higher than|no longer than|no more than|no older than|not above|"
+        "by age|no greater than|no higher than|no longer than|no more than|no older than|not above|"
         "not exceeding|not greater than|not longer than|not more than|not over|take more than|up to|"
         "up to a max of|up to a maximum of|upper limit|upper limit of|upto|use more than|within"
     ),
@@ -96,7 +96,7 @@ def comparator_of(before: str, plain: str, end: int, kind: QuantityKind) -> str:
     if _MAXIMUM.search(before):
         return "<="
     tail = " " + tail.lstrip()
-    for _ in range(3):
+    for _ in range(5):
         if sign := _phrase_sign(tail, kind):
             return sign
         shorter = _FILLERS.sub("", tail)
@@ -183,10 +183,10 @@ _FOR_NOW = re.compile(
 _COURSE_AFTER = re.compile(
     r"[ -]{1,3}(?:course|history|duration|treatment|infusion|regimen|period|therapy|of (?:treatment|therapy|fever"
     r"|diarrh|cough)"
-    r"|supply|trial|follow|survival|stay|study|urine|recall|cycle|half|long\b|apart|interval)"
+    r"|supply|trial|follow|survival|stay|study|urine|recall|cycle|half|long\b|interval)"
 )
 _TIME_AFTER = re.compile(
-    r" ?(?:ago|later|earlier|after|before|prior|post|from now|since|of (?:birth|opening|starting|delivery))\b"
+    r" ?(?:ago|apart|later|earlier|after|before|prior|post|from now|since|of (?:birth|opening|starting|delivery))\b"
 )
 _TIME_BEFORE = re.compile(
     r"\b(?:after|before|within|in|at|until|till|by|on|day|days|week|weeks|month|months|hour|hours|review|reviewed"
@@ -213,7 +213,7 @@ _LAB_UNIT = re.compile(
 _DOSED = re.compile(r"^(?:mg|mcg|g|IU|MIU|mmol|mEq|mL|drop)/m2|^L/min$|^mg/kg|^(?:mg|mcg|g|IU)/m2")
 _FLOW = re.compile(
     r"\b(?:e?gfr|clearance|crcl|ccr|creatinine|filtration|kidney function|renal function|peak flow|pefr?|urine|output"
-    r"|clcr)\b[^.;]{0,40}$"
+    r"|clcr|cardiac output|co|ventilation|vo2|flow)\b[^.;]{0,40}$"
 )
 _OUTPUT = re.compile(
     joined(
@@ -226,13 +226,21 @@ _OUTPUT = re.compile(
 )
 _OUTPUT_AFTER = re.compile(
     r" (?:of )?(?:[a-z]+ )?(?:urine|blood loss|pus|bleeding|drained|lost|clear fluid|albumin for|protein|fib(?:er|re)"
-    r"|fat|sugars?|carbo|sodium)\b"
+    r"|fat|sugars?|carbo\w*|sodium(?! (?:chloride|bicarb|valpro))|lactose|gluten|calories|alcohol|milk|salt)\b"
 )
 _SOLUTION_AFTER = re.compile(
-    r" (?:w/v |aqueous |topical )?(?:solution|cream|ointment|gel|lotion|eye|drops|shampoo|mouthwash|injection|spray"
+    r" (?:w/v |aqueous |topical )?(?:solution|paint|cream|ointment|gel|lotion|eye|drops|shampoo|mouthwash|injection|spray"
     r"|paste)\b"
 )
 _EXCRETED = re.compile(r"\b(?:urin(?:e|ary)|proteinuria|protein|excretion|albuminuria)\b[^.;,]{0,18}$")
+_EATEN = re.compile(
+    r"\b(?:allowance|carbohydrates?|fib(?:er|re)|dietary|fat|protein|alcohol|sugars?|salt|calories|sodium|caffeine) "
+    r"(?:[a-z]+ ){0,3}$"
+)
+_EATEN_AFTER = re.compile(
+    r"(?: (?:of|cooked|raw|dried|fresh|low-fat|skim|whole))* (?:milk|water|juice|fruits?|vegetables|berries|beans|food|meat"
+    r"|cheese|yogh?urt|nuts|rice|pasta|bread|caffeine|cereal|coffee|tea|beer|wine|lactose|carbohydrates?)\b"
+)
 _COUNT_CUE = re.compile(
     r"\b(?:miss(?:ed|es|ing)?|dispens(?:e|ed)|supply|supplied|left|forgot(?:ten)?|skipped|bottle of|pack of"
     r"|stock)\b[^.;]{0,18}$"
@@ -306,6 +314,8 @@ def _is_measure(unit: str, before: str, plain: str, end: int) -> bool:
     if _LAB_UNIT.search(unit) and not _DOSED.search(unit):
         return True
     if unit in ("g", "mg", "g/day", "mg/day") and _EXCRETED.search(before):
+        return True
+    if unit.startswith(("cup", "g", "oz", "mg")) and (_EATEN.search(before) or _EATEN_AFTER.match(plain, end)):
         return True
     if unit[:1] in "mLg" and _OUTPUT_AFTER.match(plain, end):
         return True

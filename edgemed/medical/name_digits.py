@@ -9,7 +9,8 @@ from edgemed.medical.kinds import is_measured
 from edgemed.medical.numbers import NUMBER, joined
 from edgemed.medical.unit_chains import CHAIN
 
-_CITATION = re.compile(r"\d{1,3}(?: ?[,-] ?\d{1,3}){0,9}\]")
+_CITATION = re.compile(r"\d{1,5}(?: ?[,-] ?\d{1,5}){0,9} ?\]")
+_RAISED = re.compile(r"\d{1,2}(?:,\d{1,2}){0,4}(?=$| [a-z(])")
 _ITEM_BEFORE = re.compile(r"(?:^|\n|[.;:] )[ (]*$")
 _ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
 _ITEM_IN_BRACKETS = re.compile(r"\d ?\) [a-z]")
@@ -18,7 +19,7 @@ _KARYOTYPE_OR_DIMENSION = re.compile(
     r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:echo|ultra|imag|struct|model|scan|conform|print))"
 )
 _CODE = re.compile(r"\d{3,6}\b(?! [.,] \d| ?[%:/-])")
-_CODE_LETTERS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5} $")
+_CODE_LETTERS = re.compile(r"(?<![A-Za-z])(?!(?:AT|IN|OF|TO|BY|FOR|AND|OR|WITH|THE|OVER|UNDER|ABOUT|FROM|WAS|DAY|IS) )[A-Z]{2,5} $")
 _GLUED = re.compile(r"(?P<word>[a-z][a-z.]*)(?P<dash>-?)$")
 _GLUED_ALLOWED = frozenset(
     re.findall(
@@ -41,9 +42,9 @@ _NAMED_BEFORE = re.compile(
         |exons?|introns?|codons?|domain|isoform|groups?|lamin|tier|hsv|hpv|hiv|il|htlv|interferon|subtypes?|genotypes?
         |serotypes?
         |mucolipidosis|mucopolysaccharidosis|influenza|caspase|cyclin|receptor|paragraph|residues?|amino acid|question
-        |clone|strain|cohort
+        |clone|strain|cohort|dose levels?|at levels?
         |box|annex)
-        (?: ?- ?| )?(?:\d+[a-z]? ?(?:and|or|,|to|-|/|&) ?){0,3}$"""
+        (?: ?- ?| )?(?:\d+[a-z]? ?(?:and|or|,|to|through|-|/|&) ?){0,3}$"""
     )
 )
 _SPACED_NAME_BEFORE = re.compile(r"\b(?!(?:mg|ml|kg|mcg|years?|days?|weeks?|hours?|ph|p|n) )[a-z]+[0-9]* - $")
@@ -56,7 +57,20 @@ _SUFFIX = joined(
     |oxo|thio|dihydroxy|propano|butano|hexan|androst|azido|keto|lipox|nucleot|reductase|dimethyl|methoxy|ethyl|carbox
     |sulfo)\w*)"""
 )
-_CHEMICAL = re.compile(rf"\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*")
+_CHEMICAL = re.compile(rf"5[ -]{{0,3}}fl[a-z]{{2,6}}uracil\b|\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*")
+_BAND_BEFORE = re.compile(r"(?:^|[\s(])(?:\d{1,2}|[xy])?[pq]$")
+_BAND = re.compile(r"[1-9]\d?\.\d{1,3}(?!\d)")
+"""Of a chromosome: "q11.2"."""
+_LOCANT = re.compile(r"\d{1,2} - [a-cefijknopqrtuvxz](?= )")
+"""Of a formula cut into words: "15 - F ( 2t ) - IsoP"."""
+_STRAIN_BEFORE = re.compile(r"\b[a-z]{1,4}\d{1,3}[a-z]{1,3} ?/ ?$")
+"""Of mice: "C57BL/6"."""
+_DISEASE_BEFORE = re.compile(
+    r"(?:ase|[a-z]osis|[a-z]asis|[a-z]{3}ia|pathy|trophy|trophies|plegia|atosis|[a-z]{3}oma|actinic|syndrome|disease|deficiency"
+    r"|disorder|protein|short form|familial|autosomal dominant|autosomal recessive|x-linked) $"
+)
+_LAST_OF_NAME = re.compile(r"\d{1,2}[a-z]?(?= ?[.?](?: |$)| ?$| ?\(| (?:is|are|was|gene|deficiency|syndrome|disease|have|has)\b)")
+"""Of a disease or an enzyme: "spinocerebellar ataxia 2"."""
 _LETTER_AFTER = re.compile(r"\d{1,9}(?:[.,]\d{1,9}){0,3}[a-z]")
 _NOT_NAMES = re.compile(
     r"\d{1,9}(?:[.,]\d{1,9}){0,3}(?:x|k\b|k/|e\d|[ap]\.?m\b|[ymwd]\.?/?o\b|[mf]\b|'?s\b|h\d\d|yr|hrly|hly)"
@@ -67,6 +81,8 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
     """The name, ordinal, list numeral or citation whose first digits are at this place."""
     if before.endswith(("[", "[ ")) and (match := _CITATION.match(plain, start)):
         return Unread(start, match.end(), "a citation")
+    if before.endswith((").", "].", '".')) and (match := _RAISED.match(plain, start)):
+        return Unread(start, match.end(), "a citation")
     if (match := _ITEM.match(plain, start)) and _ITEM_BEFORE.search(before):
         return Unread(start, match.end() - 1, "a list numeral")
     if before.endswith(("(", "( ")) and _ITEM_IN_BRACKETS.match(plain, start) and _is_enumerated(plain):
@@ -75,6 +91,14 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
         return Unread(start, match.end(), "digits inside a name")
     if match := _ORDINAL.match(plain, start):
         return Unread(start, match.end(), "an ordinal")
+    if before.endswith(("q", "p")) and _BAND_BEFORE.search(before) and (match := _BAND.match(plain, start)):
+        return Unread(start - 1, match.end(), "digits inside a name")
+    if cut_in_words and (match := _LOCANT.match(plain, start)):
+        return Unread(start, match.end(), "digits inside a name")
+    if before.endswith("/ " if cut_in_words else "/") and _STRAIN_BEFORE.search(before):
+        return _word(plain, start, start)
+    if _DISEASE_BEFORE.search(before) and (match := _LAST_OF_NAME.match(plain, start)):
+        return Unread(start, match.end(), "digits inside a name")
     if match := _CHEMICAL.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
     return _glued(plain, start, before, cut_in_words=cut_in_words) or _named(plain, start, before)

@@ -32,7 +32,7 @@ _CANDIDATE = re.compile(
         |\b(?:{"|".join(WORDS)}|an? (?=(?:hour|day|week|month|year) and (?:a )?half\b|half\b|quarter\b|third\b
         |hundred\b|thousand\b|dozen\b|couple of\b)|once|twice
         |thrice
-        |daily|nightly|weekly|fortnightly|monthly|yearly|annually|hourly|every|each|alternate|alternating|q|qd|od|o
+        |daily|dly|wkly|mthly|nightly|weekly|fortnightly|monthly|yearly|annually|hourly|every|each|alternate|alternating|q|qd|od|o
         |bds?|b|bid
         |tid|t|tds?|qid|qds|qhs|eod|qod|e|(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)ies)\b
         |\bq(?=\d)|\bq(?=[dh]|am\b|pm\b|day\b|hour|week|month)"""
@@ -61,7 +61,7 @@ _JOIN = re.compile(
 )
 _BETWEEN = re.compile(r"\b(?:between|from|ranging|range[sd]?)(?: the)?(?: ages?| age)?(?: of| from| between)? ?$")
 _CHANGED = re.compile(
-    r"\b(?:increas|rais|ris|rose|fell|fall|drop|went|chang|switch|lower|taper|decreas|reduc|improv|titrat|mov"
+    r"\b(?:increas|rais|ris|rose|fell|fall|drop|went|chang|switch|lower|taper|decreas|reduc|improv|mov|up|down"
     r"|step)\w*\b"
     r"[^.;]{0,40}\bfrom(?: [a-z]+){0,2} ?$"
 )
@@ -88,8 +88,18 @@ _MOLES = {"": "mol", "m": "mmol", "µ": "mcmol", "μ": "mcmol", "u": "mcmol", "n
 _WARM_BEFORE = re.compile(
     r"\b(?:at|to|below|above|between|under|over|than|stor\w+|temp\w*|fever|of|and|is|was)\b[^a-z]*$"
 )
+_SMALLER = {
+    larger: (re.compile(rf"(?: |, | and )?(?P<count>\d{{1,2}})[ -]?(?:{words})(?![a-z0-9])"), count)
+    for larger, words, count in (
+        ("h", "minutes?|mins?|m", 60),
+        ("year", "months?|mths?|mos?|m", 12),
+        ("week", "days?|d", 7),
+        ("min", "seconds?|secs?|s", 60),
+    )
+}
+"""The next smaller unit of a time, and how many of it make one."""
 _NEEDLE = re.compile(r" (?:iv )?(?:cannulae?|needles?|catheters?|venflon|bore)\b")
-_NOUN = re.compile(r" [a-z]{3,}")
+_NOUN = re.compile(r" [a-z]{3,}| \d[\d.]*[ -][a-z]")
 _OF_STRONG_FORM = re.compile(
     rf" ?(?:of )?(?:an? |the )?{NUMBER}[ -]?(?:mg|mcg|µg|g|grams?|milligrams?|micrograms?)(?: \([a-z ]+\))?[ -]"
     r"(?:[a-z]+ )?(?P<form>tablet|tab|pill|capsule|sachet|suppository|vial|ampoule)"
@@ -199,17 +209,32 @@ class _Reader:
         first = _UNIT.match(plain, end)
         chain = first["chain"] if first else ""
         end = first.end() if first else end
+        if chain and (more := self._smaller_unit(chain, end)):
+            low, end = low + more[0], more[1]
         if spread := _SPREAD.match(plain, end):
             end = spread.end()
             if not chain and (unit := _UNIT.match(plain, end)):
                 chain, end = unit["chain"], unit.end()
-        if (joined_to := _JOIN.match(plain, end)) and (pair := self._range(low, chain, joined_to)):
+        if (joined_to := _JOIN.match(plain, end)) and (
+            pair := self._range(low, chain, joined_to, is_spread=spread is not None)
+        ):
             return pair
         if not chain and plain[self.start].isalpha() and not self._word_counts(match[0], end):
             return None
-        return [self._kinded(low, low, chain, end)]
+        amount = self._kinded(low, low, chain, end)
+        if spread and amount.kind is QuantityKind.COUNT and not amount.unit:
+            amount = replace(amount, kind=QuantityKind.MEASURE)
+        return [amount]
 
-    def _range(self, low: Fraction, chain: str, join: re.Match[str]) -> list[Amount] | None:
+    def _smaller_unit(self, chain: str, end: int) -> tuple[Fraction, int] | None:
+        """What "30 min" adds to "2 h 30 min", in the larger unit, and the end of it."""
+        larger = symbols(chain)
+        if larger not in _SMALLER or (match := _SMALLER[larger][0].match(self.plain, end)) is None:
+            return None
+        count, of_larger = int(match["count"]), _SMALLER[larger][1]
+        return (Fraction(count, of_larger), match.end()) if count < of_larger else None
+
+    def _range(self, low: Fraction, chain: str, join: re.Match[str], *, is_spread: bool) -> list[Amount] | None:
         plain = self.plain
         match = _NUMBER.match(plain, join.end())
         high = value_of(match[0]) if match else None
@@ -220,8 +245,10 @@ class _Reader:
         if join["or"] and (chain or high - low != 1 or low.denominator != 1) and not high < 1:
             return None
         end = match.end()
-        if _SPREAD.match(plain, end):
-            return None
+        if spread := _SPREAD.match(plain, end):
+            if not is_spread or join["or"] or join["and"] or _CHANGED.search(self.before):
+                return None
+            end = spread.end()
         unit = _UNIT.match(plain, end)
         if (chain and not unit) or (join["or"] and unit and _OF_MASS.match(symbols(unit["chain"]))):
             return None
@@ -301,6 +328,10 @@ class _Reader:
             return "", end - 1
         if chain == "g" and _NEEDLE.match(plain, end):
             return "", end - 1
+        if unit == "IU" and plain.startswith((" area", " higher", " lower", " of alcohol"), end):
+            return "", end - len(chain)
+        if chain in ("c", "f") and plain[end - 2] in "- " and plain[end - 3 : end - 1].strip(" ") == "-":
+            return "", end - 2
         if unit == "degree" or (chain == "f" and not 90 <= low <= 110):
             unit = "°C" if 30 <= low <= 45 else "°F" if 90 <= low <= 110 else unit if unit == "degree" else ""
             return unit, end if unit else end - 1

@@ -10,6 +10,7 @@ from edgemed.medical.amounts import Amount
 from edgemed.medical.kinds import BEFORE, kind_of
 from edgemed.medical.mentions import QuantityKind
 from edgemed.medical.numbers import NUMBER, value_of
+from edgemed.medical.units import FORMS
 
 _LIST = re.compile(r" ?[,;/-]? ?(?:(?:and then|and|or|then|plus|vs\.?|versus|to|&) )?")
 _COMMA = re.compile(r", ?| , | ?; ?|-")
@@ -18,10 +19,13 @@ _BY = re.compile(r" ?(?:x|by) ?")
 _LENDERS = (QuantityKind.DOSE, QuantityKind.AGE, QuantityKind.DURATION, QuantityKind.TIME, QuantityKind.WEIGHT)
 _LENT_MEASURES = re.compile(r"%|/|°|mm|kcal|mmHg|kPa")
 _WRITTEN = {"min": "h"}
+MOST_FORMS = 10
+"""More tablets, drops or puffs are not listed before a comma: such a number is a strength."""
 
 
 def with_shared_units(plain: str, found: list[Amount]) -> list[Amount]:
     """The amounts in order, each bare number of a list with the unit of the neighbour that has one."""
+    _share_numbered_days(plain, found)
     place = len(found) - 1
     while place > 0:
         first = place
@@ -31,13 +35,21 @@ def with_shared_units(plain: str, found: list[Amount]) -> list[Amount]:
         if first < place and found[place].kind in (QuantityKind.DURATION, QuantityKind.TIME):
             _give_kind(plain, found, first, place)
         place = first - 1 if first < place else place - 1
+    return found
+
+
+def _share_numbered_days(plain: str, found: list[Amount]) -> None:
+    """ "days 0, 3 and 7, 1 mL": the list goes on until its "and"."""
+    closed = False
     for place in range(1, len(found)):
         left, right = found[place - 1], found[place]
-        if _is_numbered_day(plain, left) and _is_bare(plain, right):
-            between = plain[left.end : right.start]
-            if between.strip(" ") and _DAY_LIST.fullmatch(between):
-                found[place] = _lent(right, left, _factor(plain, left))
-    return found
+        between = plain[left.end : right.start]
+        is_listed = not closed and _is_numbered_day(plain, left) and _is_bare(plain, right)
+        if is_listed and between.strip(" ") and _DAY_LIST.fullmatch(between):
+            found[place] = _lent(right, left, _factor(plain, left))
+            closed = between.endswith(("and ", "or ", "& "))
+        else:
+            closed = False
 
 
 def _borrows(plain: str, left: Amount, right: Amount, lender: Amount) -> bool:
@@ -51,6 +63,8 @@ def _borrows(plain: str, left: Amount, right: Amount, lender: Amount) -> bool:
     is_limit = left.comparator in ("<", ">", ">=") and left.comparator != lender.comparator
     if is_limit and _COMMA.fullmatch(between):
         return False  # "2.5 mg if under 5, 5 mg if over"
+    if lender.unit in FORMS and left.low > MOST_FORMS and _COMMA.fullmatch(between):
+        return False  # "Sinemet 250/25, half a tab"
     if lender.kind in _LENDERS:
         return True
     if left.kind is QuantityKind.MEASURE and (_COMMA.fullmatch(between) or left.comparator != lender.comparator):

@@ -15,14 +15,14 @@ _COURSE = re.compile(
 )
 _COURSE_UNIT = {"7": ("day", 1), "52": ("day", 7), "12": ("month", 1)}
 _COURSE_BEFORE = re.compile(
-    r"(?:\bx|\bfor|\bin|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc|\bevery|\bage[d]?|\bage of|;"
+    r"(?:\bx|\bfor|\bin|\bat|\bby|\buntil|\btill|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc|\bevery|\bage[d]?|\bage of|;"
     r"|,) ?:?$"
 )
 _COURSE_AFTER = re.compile(
     r" ?(?:ago|old|hx|h/o|history|of |later|course|supply|baby|infant|boy|girl|male|female|m\b|f\b)"
 )
 _COURSE_TIME = re.compile(
-    r"\b(?:in|review(?:ed)?|rv|fu|f/u|after|again|return|rtc|see|back|recheck|repeat|tca)\b[ :a-z]{0,8}$"
+    r"\b(?:in|at|by|until|till|review(?:ed)?|rv|fu|f/u|after|again|return|rtc|see|back|recheck|repeat|tca)\b[ :a-z]{0,8}$"
 )
 _OF_24 = re.compile(r"(?P<n>[12468]|12) ?/ ?24(?![\d/.])")
 _FORM_BEFORE = re.compile(r"(?:\d ?(?:mg|m?cg|g|ml|units|iu)|\b(?:tabs?|tablets?|caps|puffs?|iv|po|im|sc|every|q)) ?$")
@@ -34,6 +34,7 @@ _PRESSURE = re.compile(
     )
 )
 _PRESSURE_BEFORE = re.compile(r"\b(?:b\.?p\.?|blood pressure|pressures?|pressure (?:is|was|of))[^.;\d]{0,20}$")
+_CASES = re.compile(r" (?:patients|subjects|cases|animals|rats|mice|eyes|infants|participants|volunteers)\b")
 _RATIO = re.compile(
     joined(
         rf"""(?P<one>\d+(?:\.\d+)?)(?: : |:(?: (?=1[0, ]*00))?)(?P<two>\d{{1,3}}(?:[, ]\d{{3}})+|\d+)(?![\d:])
@@ -56,6 +57,7 @@ _AGE_SHORT = re.compile(
 )
 _PERSON_BEFORE = re.compile(r"(?:^|[,(:;\n-]|\ba|\bpt|\bpatient|\bthis|\ban|\bfor a|\. ) ?$")
 _AFTER_SEX = re.compile(r"(?:^|[^a-z/])[mf] ?/ ?$|(?:^|[,(] ?)[mf],? ?$")
+_PERSON_COMMA = re.compile(r"\b(?:man|woman|boy|girl|male|female|lady|gentleman|patient|farmer|teacher|mother), $")
 _AGE_UNIT = {"y": 12, "yr": 12, "yrs": 12, "m": 1, "mo": 1, "mth": 1, "w": 7, "wk": 7, "d": 1}
 _GESTATION = re.compile(
     r"(?P<n>[1-4]\d)(?: ?\+ ?(?P<days>[0-6])(?!\d))?(?P<weeks> ?/ ?40(?!\d)|(?<=\+\d) ?(?:weeks?|wks?|w)\b)?"
@@ -72,6 +74,7 @@ _NEGATIVE_BEFORE = re.compile(
     r"\b(?:z-?scores?|score|sd|excess|be|whz|waz|haz|wfh|wfa|wfl|temperature|at|of|is|below|than|to|was|under"
     r"|[<>=:]) ?-$"
 )
+_SPACED_MINUS = re.compile(r"[\[(<>=:] ?- $|\[-$")
 _NEGATIVE_AFTER = re.compile(r" ?(?:sds?\b|s\.d\.?|z\b|z-?score|standard deviation)")
 
 
@@ -123,7 +126,9 @@ def decade_at(plain: str, start: int) -> Amount | None:
 
 def is_negative(plain: str, before: str, unit: str, end: int) -> bool:
     """Whether the dash before a number is a minus sign."""
-    if not before.endswith("-") or (len(before) > 1 and before[-2] not in " (<>=:"):
+    if _SPACED_MINUS.search(before):
+        return True
+    if not before.endswith("-") or (len(before) > 1 and before[-2] not in " ([<>=:"):
         return False
     return unit in ("°C", "°F") or bool(_NEGATIVE_AFTER.match(plain, end) or _NEGATIVE_BEFORE.search(before))
 
@@ -144,6 +149,8 @@ def _age(plain: str, start: int, before: str) -> Amount | None:
         if years % 10 == 0 and 20 <= years <= 90 and _DECADE_BEFORE.search(before):
             return _age_amount(years, years + 9, 12, start, match.end())
         return None
+    if _PERSON_COMMA.search(before) and (match := re.compile(r"\d{1,3}(?=[,;)]| with| on\b|$)").match(plain, start)):
+        return _age_amount(int(match[0]), int(match[0]), 12, start, match.end())
     if _AFTER_SEX.search(before) and (match := re.compile(r"\d{1,3}(?![\d.,/:]\d|/|:| ?[a-z%])").match(plain, start)):
         return _age_amount(int(match[0]), int(match[0]), 12, start, match.end())
     match = _AGE_SHORT.match(plain, start)
@@ -196,4 +203,6 @@ def _ratio(match: re.Match[str], start: int) -> Amount | None:
         or (match["first"] and (high <= low or low.denominator != 1 or 1900 <= high <= 2100))
     ):
         return None
+    if low > 1 and high not in (10, 100, 1000) and "out of" in match[0] and _CASES.match(match.string, match.end()):
+        return None  # "14 out of 16 patients": two counts
     return _measure(low, high, "ratio", start, match.end())

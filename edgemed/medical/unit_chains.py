@@ -16,7 +16,7 @@ def _any_of(symbols: frozenset[str] | set[str]) -> str:
 
 _END = r"(?![a-z0-9µ²³])"
 _DIVISORS = {*CALENDAR, "kg", "g", "m2", "mL", "dL", "L", "mcL", "dose", "tablet", "puff", "kcal", "mmol", "mol"}
-_NUMBERED = {"mL", "dL", "L", "h", "day", "kg", "m2", "kcal", "tablet", "dose", "puff", "capsule"}
+_NUMBERED = {"mL", "mcL", "dL", "L", "h", "day", "kg", "m2", "kcal", "tablet", "dose", "puff", "capsule"}
 
 CALENDAR_UNIT = _any_of(set(CALENDAR)) + _END
 UNIT = _any_of(set(SPELLINGS)) + _END
@@ -30,16 +30,20 @@ _PER = joined(
     (?: ?/ ?| per | per|/each )(?:{_NUMBERED_DIVISOR}|{_ONE_DAY}(?: period)?|{_DIVISOR}){_BODY}
     | an? (?={_any_of({"day", "week", "month", "year", "h", "min"})}{_END}){_DIVISOR}
     | each (?=dose|day|night){_DIVISOR}
-    | (?:in|within|over a) (?:any |each |a )?{_ONE_DAY}
+    |(?<!%)(?<!hg)(?<!°c)(?<!kg) (?:in|within|over a) (?:any |each |a )?{_ONE_DAY}
+    | ?/ ?%(?: ?(?:tbsa|bsa|burns?|burned|burnt)\b)?
     | ?[.\u00b7x*]? ?(?:kg|min|hr?|day|d|l|ml|dl|g|mmol|s)(?: ?\( ?- ?1 ?\)| ?\^? ?- ?1(?!\d)|\u207b¹)
     | ?[.\u00b7x*]? ?m(?: ?\( ?- ?2 ?\)| ?\^? ?- ?2(?!\d)|\u207b²)
     )"""
 )
+_EVENT = r"[a-z]{3,14}s(?<!days)(?<!hours)"
+"""What happens so many times a minute: "73 jerks per min"."""
 CHAIN = joined(
     rf"""(?:
     {CALENDAR_UNIT}
     |(?:mg|gms?|g) ?%
     |{UNIT}{_SALT}{_BODY}{_PER}*
+    |{_EVENT}(?: ?/ ?| per )(?:min(?:ute)?|sec(?:ond)?|hour){_END}
     |[bc]\.?p\.?m{_END}
     |(?:/ ?|per )(?:{_ONE_DAY}|{_DIVISOR}{_PER}?)
     )"""
@@ -55,6 +59,8 @@ _INVERSE = re.compile(
 _BODY_WORDS = re.compile(r" ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass)|bw\b|b\.w\.)")
 _SALT_WORDS = re.compile(r"^(\w+) (?:of )?(?!per\b)[a-z]{2,14}(?= ?/ ?kg\b)")
 _FIRST = re.compile(UNIT)
+_EVENTS = re.compile(_EVENT + r"(?= ?/| per )")
+_BURN = re.compile(r" ?/ ?% ?(?:tbsa|bsa|burns?|burned|burnt)?")
 _DAY = re.compile(_ONE_DAY + "(?: period)?")
 _COUNTED = re.compile(rf"(?P<number>{NUMBER})[ -]?(?P<unit>{UNIT})")
 
@@ -65,9 +71,11 @@ def symbols(chain: str) -> str:
     text = _SALT_WORDS.sub(r"\1", _BODY_WORDS.sub("", chain), count=1)
     if text in ("bpm", "b.p.m", "cpm", "bp.m"):
         return "/min"
-    if text.endswith("%") and len(text) > 1:
+    if text.endswith("%") and len(text) > 1 and "/" not in text:
         return f"{SYMBOL_OF[text[:-1].rstrip()]}/dL"
     first = _FIRST.match(text)
+    if first is None and (events := _EVENTS.match(text)):
+        text = text[events.end() :]
     parts, place = ([SYMBOL_OF[first[0]]], first.end()) if first else ([""], 0)
     while place < len(text):
         if link := re.compile(r" ?[.\u00b7x*]? ?").match(text, place):
@@ -78,7 +86,10 @@ def symbols(chain: str) -> str:
                 continue
         link = _LINK.match(text, place) or re.compile("(?:per )?").match(text, place)
         place = link.end() if link else place
-        if day := _DAY.match(text, place):
+        if link and (burn := _BURN.match(text, link.start())):
+            parts.append("%")
+            place = burn.end()
+        elif day := _DAY.match(text, place):
             parts.append("day")
             place = day.end()
         elif counted := _COUNTED.match(text, place):
