@@ -2,8 +2,8 @@
 
     python benchmarks/bench_ablation.py [--questions 300] [--rounds 3] [--long-questions 30] [--seed 1]
 
-The mix: 10 % repeats of an earlier question word for word, 10 % earlier questions in another wording, 80 % new ones, 5 % of
-those emergencies. Questions, wordings and order come from the demonstration's facts by the seed; the model is the
+The mix: 10 % repeats of an earlier question word for word, 10 % earlier questions in another wording, 80 % new ones, one
+in twenty of those an emergency. Questions, wordings and order come from the demonstration's facts by the seed; the model is the
 demonstration model, over HTTP, one question after the other. Its answers end by themselves after some 40 tokens, so the
 limits per class cannot matter there. A second part asks a model of random weights, whose answers never end before their
 limit: an upper bound of what limits can save. Each arm begins with an empty cache; arms take turns.
@@ -30,7 +30,7 @@ from synthetic import SHAPES, write_synthetic
 
 from edgemed.demo import demo_model_path
 from edgemed.demo.questions import dose_examination, statement_examination
-from edgemed.demo.supported import supported_doses
+from edgemed.demo.supported import checked_facts
 from edgemed.demo.table import fact_table
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.registry import open_engine
@@ -144,7 +144,7 @@ def serving(engine: Any, arm: str) -> Iterator[httpx.Client]:
     """A server of one arm, with an empty cache."""
     cache = ResponseCache(CacheOptions(memory_entries=0) if arm == ARMS[1] else CacheOptions())
     options = ServeOptions(model_name="bench", paced=arm != ARMS[2])
-    app = create_app(engine, options, cache=cache, sources=supported_doses())
+    app = create_app(engine, options, cache=cache, facts=checked_facts)
     sock = listen("127.0.0.1", 0)
     url, ready = url_of(sock), threading.Event()
     server = Server(app, _Kept(engine), sock, ready.set)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 from edgemed.engines.fake import FakeEngine
-from edgemed.medical.guard import Source
 from edgemed.serve.app import create_app
+from edgemed.serve.care import Facts
 from edgemed.serve.journal import Journal
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.response_cache import ResponseCache
@@ -46,7 +46,7 @@ def serving(
     port: int = 0,
     cache: ResponseCache | None = None,
     journal: Journal | None = None,
-    sources: Sequence[Source] = (),
+    facts: Facts = lambda _question: (),
     **options: Any,
 ) -> Iterator[Running]:
     """A server over `engine`, ended with the block; without a cache, no answer is kept."""
@@ -54,7 +54,7 @@ def serving(
     url = url_of(sock)
     ready = threading.Event()
     chosen = replace(ServeOptions(model_name="fake"), **options)
-    app = create_app(engine, chosen, cache=cache, journal=journal, sources=sources)
+    app = create_app(engine, chosen, cache=cache, journal=journal, facts=facts)
     server = Server(app, engine, sock, ready.set)
     thread = threading.Thread(target=server.run, name="server")
     thread.start()

@@ -73,7 +73,7 @@ def ask(
 def _answer(question: str, path: Path, max_tokens: int | None, console: Console) -> AskAnswer:
     """Load, ask, stream the text to stdout; what was said."""
     from edgemed.demo import DEMO_NAME, DEMO_NOTICE, is_demo
-    from edgemed.demo.supported import supported_doses
+    from edgemed.demo.supported import checked_facts
     from edgemed.engines.registry import open_engine
     from edgemed.medical.category import classify
     from edgemed.medical.guard import check_numbers
@@ -97,7 +97,7 @@ def _answer(question: str, path: Path, max_tokens: int | None, console: Console)
     if done.reason == "length":
         count = done.completion_tokens
         console.note(f"The answer was cut after {count} token{'' if count == 1 else 's'}.")
-    guard = check_numbers(text, question, supported_doses())
+    guard = check_numbers(text, question, checked_facts(question))
     _say_unsupported(guard, console)
     return AskAnswer(
         question=question,

@@ -60,7 +60,7 @@ def serve(
 
 def _serve(path: Path, config: EngineConfig, memory: Memory, sock: socket.socket, console: Console) -> int:
     """Load, serve until told to stop; the exit code."""
-    from edgemed.demo.supported import supported_doses
+    from edgemed.demo.supported import checked_facts
     from edgemed.engines.registry import open_engine
     from edgemed.serve.app import create_app
     from edgemed.serve.server import run, url_of
@@ -70,7 +70,7 @@ def _serve(path: Path, config: EngineConfig, memory: Memory, sock: socket.socket
     options = _options(path, config.offline, sock)
     engine = open_engine(config, console)
     try:
-        app = create_app(engine, options, cache=memory.cache, journal=memory.journal, sources=supported_doses())
+        app = create_app(engine, options, cache=memory.cache, journal=memory.journal, facts=checked_facts)
         serving = Serving(
             url=url,
             model=options.model_name,

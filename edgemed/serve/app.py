@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -13,9 +12,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgemed.engines.base import Engine
-from edgemed.medical.guard import Source
 from edgemed.serve.calculators import CalculatorRoutes
-from edgemed.serve.care import Care
+from edgemed.serve.care import Care, Facts
 from edgemed.serve.chat import ChatEndpoint
 from edgemed.serve.embeddings import EmbeddingRoute
 from edgemed.serve.errors import ApiError, internal_fault
@@ -45,15 +43,15 @@ def create_app(
     *,
     cache: ResponseCache | None = None,
     journal: Journal | None = None,
-    sources: Sequence[Source] = (),
+    facts: Facts = lambda _question: (),
 ) -> App:
     """The server of one loaded engine. Raises EngineFailed when the engine has no model.
 
-    `sources` support numbers in answers: checked facts. Without a cache and a journal, nothing is kept.
+    `facts` gives the checked facts on a question, which support numbers. Without cache and journal, nothing is kept.
     """
     info = engine.info
     recall = Recall(cache or ResponseCache(CacheOptions(memory_entries=0)), engine, options)
-    care = Care(recall, journal or Journal(None), options, sources)
+    care = Care(recall, journal or Journal(None), options, facts)
     room = Room(engine, info.n_slots, options.max_waiting)
     status = StatusRoutes(engine, info, options, recall.cache)
     chat = ChatEndpoint(engine, info, room, options, care)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from edgemed.serve.journal import Journal, JournalEntry, now
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.recall import Recall, Recalled
 from edgemed.serve.schemas import ChatRequest, Conversation
+
+Facts = Callable[[str], Sequence[Source]]
+"""The checked facts that may support numbers in the answer to a question."""
 
 
 @dataclass(slots=True)
@@ -42,11 +45,11 @@ class Course:
 class Care:
     """What every question of one server is given; each method may be called on any thread."""
 
-    def __init__(self, recall: Recall, journal: Journal, options: ServeOptions, sources: Sequence[Source]) -> None:
+    def __init__(self, recall: Recall, journal: Journal, options: ServeOptions, sources: Facts) -> None:
         self.recall = recall
         self._journal = journal
         self._options = options
-        self._sources = tuple(sources)
+        self._facts = sources
 
     def take_in(self, request: ChatRequest, conversation: Conversation) -> Course:
         """The question understood, and its saved answer if there is one. Raises ApiError 400."""
@@ -58,11 +61,11 @@ class Care:
     def check(self, course: Course, done: DoneEvent) -> None:
         """The guard's verdicts on the ended answer, into `course.medical`."""
         text, question = "".join(course.texts), course.case.conversation.question
-        result = check_numbers(text, question, (*self._sources, *course.case.sources))
+        facts = self._facts(question)
+        result = check_numbers(text, question, (*facts, *course.case.sources))
         course.medical |= verdicts(result)
         course.unsupported = result.summary[Verdict.UNSUPPORTED] + result.summary[Verdict.CONTRADICTS_SOURCE]
-        own = course.case.sources
-        course.clean_for_all = (check_numbers(text, question, self._sources) if own else result).clean
+        course.clean_for_all = (check_numbers(text, question, facts) if course.case.sources else result).clean
         course.done, course.ended = done, done.reason
 
     def finish(self, course: Course) -> None:

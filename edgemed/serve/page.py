@@ -1,4 +1,4 @@
-"""The page: three local files and an icon, read once, served from memory."""
+"""The page: a few local files, read once, served from memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _WEB = Path(__file__).parent / "web"
 
 _FILES = {
     "/": ("index.html", "text/html"),
-    "/app.js": ("app.js", "text/javascript"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript")
+        for name in ("app", "calculators", "card", "dom", "fields", "medical", "numbers", "server")
+    },
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from serving import Running, serving
 
-from edgemed.demo.supported import supported_doses
+from edgemed.demo.supported import checked_facts
 from edgemed.engines.fake import FakeEngine
 from edgemed.serve.journal import JOURNAL_FILE, Journal
 from edgemed.serve.response_cache import ResponseCache
@@ -26,7 +26,7 @@ ANSWER = "Paracetamol for pain or fever, child, oral: 15 mg/kg every 6 hours."
 def clinic(tmp_path: Path) -> Iterator[Running]:
     """A server with a cache, a journal and the checked doses, whose model gives one answer to everything."""
     engine = FakeEngine(ANSWER)
-    with serving(engine, cache=ResponseCache(), journal=Journal(tmp_path), sources=supported_doses()) as server:
+    with serving(engine, cache=ResponseCache(), journal=Journal(tmp_path), facts=checked_facts) as server:
         yield server
 
 
@@ -145,7 +145,7 @@ def test_every_number_has_a_verdict_and_its_source(clinic: Running) -> None:
 
 def test_a_wrong_dose_contradicts_its_source_and_is_not_kept() -> None:
     engine = FakeEngine(ANSWER.replace("15 mg/kg", "150 mg/kg"))
-    with serving(engine, cache=ResponseCache(), sources=supported_doses()) as server:
+    with serving(engine, cache=ResponseCache(), facts=checked_facts) as server:
         told = medical(server.chat(QUESTION))
         assert told["numbers_summary"]["contradicts_source"] >= 1
         assert medical(server.chat(QUESTION))["cached"] is None
@@ -154,7 +154,7 @@ def test_a_wrong_dose_contradicts_its_source_and_is_not_kept() -> None:
 def test_a_calculation_supports_its_result_for_this_question_alone() -> None:
     engine = FakeEngine("Give 180 mg.")
     asked = {"name": "weight_based_dose", "inputs": {"weight_kg": 12, "dose_mg_per_kg": 15, "basis": "per dose"}}
-    with serving(engine, cache=ResponseCache(), sources=supported_doses()) as server:
+    with serving(engine, cache=ResponseCache(), facts=checked_facts) as server:
         told = medical(server.chat("How much zinc for the child?", calculations=[asked]))
         assert told["numbers"][0]["verdict"] == "from_source"
         alone = medical(server.chat("How much zinc for the child?"))["numbers"][0]

@@ -1,118 +1,30 @@
-// The page of edgemed: ask, read the answer as it comes, stop it.
-// Nothing is stored: the questions and answers live in `turns` and are gone with the window.
-"use strict";
+// The page of edgemed: ask, read the answer as it comes, stop it; calculate.
+// Nothing is stored: questions, answers and calculations are gone with the window.
 
-const byId = (id) => document.getElementById(id);
+import { clearCalculators, showCalculators } from "./calculators.js";
+import { Card } from "./card.js";
+import { Speaker, announce, button, byId, element } from "./dom.js";
+import { NOT_CHECKED } from "./medical.js";
+import { Failure, readAnswer, readStatus } from "./server.js";
+
 const form = byId("form");
 const box = byId("question");
-const askButton = byId("ask");
-const stopButton = byId("stop");
-const clearButton = byId("clear");
+const language = byId("language");
 const follow = byId("follow");
-const followRow = byId("follow-row");
 const answers = byId("answers");
 
-const SILENCE_MS = 60000; // the server sends a sign of life every 10 seconds
+const MOST_CALCULATIONS = 8;
 
 const ALONE = "This is now the demonstration model, which answers single questions. "
   + "Write the question in full, then ask again.";
+const UNCHECKED_NUMBERS = "The numbers in this incomplete answer were not checked.";
 
-let server = { notice: "Decision support: a clinician decides.", demo: false, demo_notice: "" };
-let turns = []; // {question, text, complete, history}: what this window has asked
+let server = { notice: "Decision support: a clinician decides.", demo: false, demo_notice: "", languages: [] };
+let turns = []; // {question, language, calculations, history, text, complete, medical}: what this window has asked
+let taken = []; // {name, inputs, words}: calculations that go with the next question
 let running = null; // the AbortController of the answer being read
 
-// ---- What the page says ----
-
-function element(name, className, text) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  return made;
-}
-
-function announce(text) {
-  byId("status").textContent = text;
-}
-
-// A screen reader gets whole sentences, not every token.
-class Speaker {
-  constructor() {
-    this.rest = "";
-    byId("spoken").replaceChildren();
-  }
-  add(text) {
-    this.rest += text;
-    const end = /[.!?:]\s|\n/g;
-    let cut = 0;
-    while (end.exec(this.rest)) cut = end.lastIndex;
-    if (cut) this.say(this.rest.slice(0, cut));
-    this.rest = this.rest.slice(cut);
-  }
-  finish() {
-    this.say(this.rest);
-    this.rest = "";
-  }
-  say(text) {
-    if (text.trim()) byId("spoken").append(element("p", "", text.trim()));
-  }
-}
-
-// A line must never end between a number and its unit: "180" and "mg" belong together.
-const UNITS = "[mcnk]?g|mcg|µg|[md]?L|ml|IU|units?|mmol|%|°C|degrees|minutes?|hours?|days?|weeks?|months?|years?"
-  + "|drops?|puffs?|tablets?|doses?";
-const BEFORE_UNIT = new RegExp(`(\\d) (?=(?:${UNITS})(?![A-Za-z]))`, "g");
-
-function withUnitsKept(text) {
-  return text.replace(BEFORE_UNIT, "$1\u00a0");
-}
-
-// One question with its answer on the page.
-class Card {
-  constructor(question) {
-    this.article = element("article");
-    this.article.append(element("h2", "", question));
-    const body = element("div", "body");
-    this.text = element("p", "text");
-    this.doing = element("p", "doing", "Sending your question");
-    body.append(this.text, this.doing);
-    this.body = body;
-    this.footer = element("footer");
-    this.article.append(body, this.footer);
-    answers.append(this.article);
-    this.showNotices();
-  }
-  showNotices() {
-    this.footer.replaceChildren();
-    if (server.demo) this.footer.append(element("p", "demo-line", server.demo_notice));
-    this.footer.append(element("p", "", server.notice));
-  }
-  write(text) {
-    this.text.textContent = withUnitsKept(text.trimStart());
-  }
-  say(what) {
-    if (this.doing.textContent !== what) this.doing.textContent = what;
-  }
-  finish() {
-    this.doing.remove();
-  }
-  problem(words, again) {
-    this.finish();
-    const problem = element("div", "problem");
-    problem.append(element("p", "", words));
-    if (again) {
-      const button = element("button", "", "Ask again");
-      button.type = "button";
-      button.addEventListener("click", () => {
-        if (running) return;
-        button.remove();
-        again();
-        box.focus();
-      });
-      problem.append(button);
-    }
-    this.body.append(problem);
-  }
-}
+// ---- Where the window stands ----
 
 function nearTheEnd() {
   const page = document.documentElement;
@@ -121,164 +33,118 @@ function nearTheEnd() {
 
 // Scroll to what is new, but never so far that the question leaves the window: an answer is read from its start.
 function showNews(card) {
+  if (byId("questions").hidden) return;
   const page = document.documentElement;
   page.scrollTop = Math.min(page.scrollHeight, card.article.offsetTop - 8);
 }
 
-// ---- What the server says ----
+const scrolled = { questions: 0, calculators: 0 };
 
-class Failure extends Error {
-  constructor(words, canAskAgain) {
-    super(words);
-    this.canAskAgain = canAskAgain;
-  }
+function showView(name) {
+  const other = name === "questions" ? "calculators" : "questions";
+  if (!byId(name).hidden) return;
+  scrolled[other] = document.documentElement.scrollTop;
+  byId(other).hidden = true;
+  byId(name).hidden = false;
+  form.hidden = name !== "questions";
+  byId(`show-${other}`).removeAttribute("aria-current");
+  byId(`show-${name}`).setAttribute("aria-current", "page");
+  document.documentElement.scrollTop = scrolled[name];
 }
 
-const LOST = "The connection to edgemed was lost, so this answer is incomplete. Ask again. "
-  + "If it happens again, edgemed may have been closed on this computer: start it, then ask again.";
-
-const WORDS = {
-  queue_full: (message) => "Too many questions are being answered at once. " + waitFrom(message),
-  context_length_exceeded: (message) => inPlainWords(message),
-  engine_lost: () => "The program that writes the answers stopped and is being started again. "
-    + "This answer is incomplete. Wait a moment, then ask again.",
-  engine_failed: () => "The program that writes the answers failed. Ask again. "
-    + "If it happens again, close edgemed and start it anew.",
-  deadline_exceeded: () => "This took too long and was ended, so the answer is incomplete. "
-    + "Ask again, or ask a shorter question.",
-  shutting_down: () => "edgemed was closed on this computer, so the answer is incomplete. "
-    + "Start it again, then ask again.",
-  body_too_large: () => "The question is far too long. Shorten it, then ask again.",
-};
-
-const NOT_AGAIN = new Set(["context_length_exceeded", "body_too_large"]);
-
-function waitFrom(message) {
-  const seconds = /about (\d+) s/.exec(message);
-  return seconds ? `Ask again in about ${duration(Number(seconds[1]))}.` : "Ask again in a minute.";
+function openCalculators() {
+  showView("calculators");
+  showCalculators(use, showClearButton);
 }
 
-function inPlainWords(message) {
-  const numbers = /(\d+) tokens .*limit is (\d+) tokens/.exec(message);
-  const size = numbers
-    ? ` It has ${numbers[1]} word pieces with its instructions; ${numbers[2]} are possible.` : "";
-  return "The question is too long for this model." + size
-    + " Shorten it" + (follow.checked ? ", or clear the tick for continuing the last question" : "")
-    + ", then ask again.";
+function openQuestions() {
+  showView("questions");
+  box.focus({ preventScroll: true });
 }
 
-function duration(seconds) {
-  if (seconds < 90) return `${seconds} seconds`;
-  return `${Math.round(seconds / 60)} minutes`;
-}
-
-function failureOf(error) {
-  const words = WORDS[error.code];
-  const text = words ? words(error.message || "") : error.message || "edgemed gave no reason.";
-  return new Failure(text, !NOT_AGAIN.has(error.code));
-}
-
-async function failureOfResponse(response) {
-  try {
-    return failureOf((await response.json()).error);
-  } catch {
-    return new Failure(`edgemed answered with fault ${response.status}. Ask again.`, true);
-  }
-}
-
-// Lines of a stream of server-sent events: yields "data" texts and comments.
-async function* eventsOf(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await withinTime(reader.read());
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) {
-      if (line.startsWith("data: ")) yield { data: line.slice(6) };
-      else if (line.startsWith(":")) yield { comment: line.slice(1).trim() };
-    }
-  }
-}
-
-function withinTime(promise) {
-  let timer;
-  const silence = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Failure(LOST, true)), SILENCE_MS);
-  });
-  return Promise.race([promise, silence]).finally(() => clearTimeout(timer));
-}
-
-async function reach(path, options) {
-  try {
-    return await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Failure("edgemed cannot be reached. It may have been closed on this computer: "
-      + "start it again, then ask again.", true);
-  }
-}
+// ---- What the server is ----
 
 // Which model answers now: edgemed may have been started again with another one under an open page.
 async function loadStatus(signal) {
-  server = await (await reach("/api/status", { signal })).json();
+  server = await readStatus(signal);
   byId("notice").textContent = server.notice;
   byId("facts").textContent = (server.offline ? "Works offline: nothing leaves this computer. " : "")
     + `Model: ${server.model}`;
   byId("demo").textContent = server.demo_notice;
   byId("demo").hidden = !server.demo;
+  byId("saving").textContent = "edgemed may save the answer to a question in which nobody is named, "
+    + (server.cache.disk ? "sealed, on this computer." : "until edgemed is closed.");
   document.title = server.demo ? "edgemed (demonstration)" : "edgemed";
+  showLanguages();
 }
 
-// Reads one answer; returns its finish reason. Throws Failure, or AbortError when stopped.
-async function readAnswer(messages, signal, show) {
-  const response = await reach("/v1/chat/completions", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ messages, stream: true }),
-    signal,
-  });
-  if (!response.ok) throw await failureOfResponse(response);
-  show.doing("Reading your question");
-  let reason = null;
-  try {
-    for await (const event of eventsOf(response)) {
-      if (event.comment !== undefined) showPlace(event.comment, show);
-      else if (event.data === "[DONE]") return reason;
-      else reason = takeChunk(JSON.parse(event.data), show) || reason;
-    }
-  } catch (error) {
-    if (error.name === "AbortError" || error instanceof Failure) throw error;
-    throw new Failure(LOST, true);
+function showLanguages() {
+  const codes = server.languages.map((each) => each.code);
+  if (codes.join() !== Array.from(language.options, (option) => option.value).join()) {
+    const chosen = language.value;
+    language.replaceChildren(...server.languages.map((each) => {
+      const option = element("option", "", each.name);
+      option.value = each.code;
+      option.lang = each.code;
+      return option;
+    }));
+    if (codes.includes(chosen)) language.value = chosen;
   }
-  throw new Failure(LOST, true); // the stream ended without its last event
+  language.hidden = codes.length < 2;
+  chooseLanguage();
 }
 
-function takeChunk(chunk, show) {
-  if (chunk.error) throw failureOf(chunk.error);
-  const choice = chunk.choices[0];
-  if (choice && choice.delta.content) show.text(choice.delta.content);
-  return choice ? choice.finish_reason : null;
+function chooseLanguage() {
+  const chosen = server.languages.find((each) => each.code === language.value);
+  box.lang = language.value || "en";
+  byId("unchecked").textContent = NOT_CHECKED;
+  byId("unchecked").hidden = !chosen || chosen.danger_checked;
 }
 
-function showPlace(comment, show) {
-  const place = /place=(\d+) wait_s=(\d+)/.exec(comment);
-  if (!place) return;
-  const ahead = Number(place[1]);
-  if (ahead === 0) show.doing("Reading your question");
-  else show.doing(`Waiting: ${ahead === 1 ? "yours is next" : `you are number ${ahead} in line`}, `
-    + `about ${duration(Number(place[2]))}`);
+// ---- Calculations taken along ----
+
+function use(calculation) {
+  const key = (each) => JSON.stringify([each.name, each.inputs]);
+  if (taken.length >= MOST_CALCULATIONS) {
+    announce(`At most ${MOST_CALCULATIONS} calculations can go with a question.`);
+    openQuestions();
+    return;
+  }
+  if (!taken.some((each) => key(each) === key(calculation))) taken.push(calculation);
+  showTaken();
+  openQuestions();
+  announce(`${calculation.words}: taken along to the next question.`);
+}
+
+function showTaken() {
+  byId("taken").hidden = !taken.length;
+  byId("chips").replaceChildren(...taken.map((calculation) => {
+    const remove = button("Remove", () => {
+      taken = taken.filter((each) => each !== calculation);
+      showTaken();
+      announce("Removed.");
+      box.focus();
+    });
+    remove.setAttribute("aria-label", `Remove ${calculation.words}`);
+    return element("li", "chip", element("span", "", calculation.words), remove);
+  }));
 }
 
 // ---- Asking ----
 
-function messagesFor(question, history) {
+function requestFor(turn, cache) {
   const messages = [];
-  for (const turn of history) {
-    messages.push({ role: "user", content: turn.question }, { role: "assistant", content: turn.text });
+  for (const earlier of turn.history) {
+    messages.push({ role: "user", content: earlier.question }, { role: "assistant", content: earlier.text });
   }
-  return [...messages, { role: "user", content: question }];
+  messages.push({ role: "user", content: turn.question });
+  const calculations = turn.calculations.map(({ name, inputs }) => ({ name, inputs }));
+  return {
+    messages,
+    cache,
+    ...(turn.language ? { language: turn.language } : {}),
+    ...(calculations.length ? { calculations } : {}),
+  };
 }
 
 // The turns that a follow-up builds on: the last answer and those it followed itself.
@@ -287,38 +153,37 @@ function historyForFollowUp() {
   return follow.checked && last && last.complete ? [...last.history, last] : [];
 }
 
-async function ask(question, history) {
+// `asked`: {question, language, calculations, history}.
+async function ask(asked, cache = "use") {
   byId("welcome").hidden = true;
-  clearButton.hidden = false;
-  const turn = { question, text: "", complete: false, history };
+  const turn = { ...asked, text: "", complete: false, medical: null };
   turns.push(turn);
-  const card = new Card(question);
-  const speaker = new Speaker();
+  showClearButton();
+  const again = (how) => () => {
+    if (running) announce("Another answer is being written. Wait for it, or stop it.");
+    else {
+      ask(asked, how);
+      box.focus();
+    }
+  };
+  const card = new Card(turn);
+  card.showNotices(server);
+  answers.append(card.article);
   const mine = new AbortController();
   setRunning(mine);
   announce("Question sent.");
   showNews(card);
-  const show = {
-    doing: (what) => { card.say(what); announce(what); },
-    text: (text) => {
-      const follows = nearTheEnd();
-      turn.text += text;
-      card.write(turn.text);
-      card.say("Writing");
-      speaker.add(text);
-      if (follows) showNews(card);
-    },
-  };
-  const again = () => ask(question, history);
+  const speaker = new Speaker(server.demo ? "en" : turn.language);
   let end;
   try {
     await loadStatus(mine.signal);
-    card.showNotices();
-    if (server.demo && history.length) throw new Failure(ALONE, false);
-    const reason = await readAnswer(messagesFor(question, history), mine.signal, show);
-    end = () => finishWell(turn, card, reason, again);
+    card.showNotices(server);
+    if (server.demo && turn.history.length) throw new Failure(ALONE, false);
+    const show = shower(turn, card, speaker, again("retry"));
+    const reason = await readAnswer(requestFor(turn, cache), mine.signal, show);
+    end = () => finishWell(turn, card, reason, again(cache));
   } catch (error) {
-    end = () => finishBadly(turn, card, error, again);
+    end = () => finishBadly(turn, card, error, again(cache));
   }
   mine.abort(); // whatever ended it, the server must not go on writing
   speaker.finish();
@@ -328,29 +193,53 @@ async function ask(question, history) {
   if (follows) showNews(card);
 }
 
+// What to do with each thing that comes from the server.
+function shower(turn, card, speaker, anew) {
+  return {
+    doing: (what) => { if (card.say(what)) announce(what); },
+    opening: (medical) => {
+      card.opening(medical, anew);
+      if (medical.cached) announce("Saved answer.");
+    },
+    closing: (medical) => { turn.medical = medical; },
+    text: (text) => {
+      const follows = nearTheEnd();
+      turn.text += text;
+      card.write(turn.text);
+      card.say("Writing. Numbers are checked at the end");
+      speaker.add(text);
+      if (follows) showNews(card);
+    },
+  };
+}
+
 function finishWell(turn, card, reason, again) {
-  if (reason === "stop" && turn.text.trim()) {
+  if (reason === "stop" && !turn.text.trim()) {
+    finishBadly(turn, card, new Failure("The model gave no answer. Ask in other words.", true), again);
+    return;
+  }
+  const numbers = card.verdicts(turn.text, turn.medical);
+  if (reason === "stop") {
     turn.complete = true;
     card.finish();
-    announce("The answer is complete.");
-  } else if (reason === "stop") {
-    finishBadly(turn, card, new Failure("The model gave no answer. Ask in other words.", true), again);
+    announce(`The answer is complete. ${numbers}`.trim());
   } else {
     card.problem("This answer reached its longest allowed length and is incomplete. "
       + "Ask for one part of it at a time.", null);
-    announce("The answer is incomplete: it reached its longest allowed length.");
+    announce(`The answer is incomplete: it reached its longest allowed length. ${numbers}`.trim());
   }
 }
 
 function finishBadly(turn, card, error, again) {
+  const unchecked = /\d/.test(turn.text) ? ` ${UNCHECKED_NUMBERS}` : "";
   if (error.name === "AbortError") {
-    const words = turn.text ? "You stopped this answer. It is incomplete." : "You stopped this question.";
+    const words = turn.text ? `You stopped this answer. It is incomplete.${unchecked}` : "You stopped this question.";
     card.problem(words, again);
     announce(words);
     return;
   }
   const known = error instanceof Failure;
-  const words = known ? error.message : "This page met a fault of its own. Reload it, then ask again.";
+  const words = (known ? error.message : "This page met a fault of its own. Reload it, then ask again.") + unchecked;
   card.problem(words, known && error.canAskAgain ? again : null);
   announce(words);
   if (known && !error.canAskAgain && !box.value) box.value = turn.question; // to be shortened, not retyped
@@ -358,11 +247,11 @@ function finishBadly(turn, card, error, again) {
 
 function setRunning(controller) {
   running = controller;
-  askButton.hidden = Boolean(running);
-  stopButton.hidden = !running;
+  byId("ask").hidden = Boolean(running);
+  byId("stop").hidden = !running;
   const last = turns.at(-1);
   const canFollow = !running && Boolean(last && last.complete);
-  followRow.hidden = !canFollow || server.demo;
+  byId("follow-row").hidden = !canFollow || server.demo;
   byId("alone").hidden = !canFollow || !server.demo; // its training holds no second question
   if (running) follow.checked = false;
 }
@@ -373,17 +262,25 @@ function stop() {
   box.focus();
 }
 
+function showClearButton() {
+  byId("clear").hidden = false;
+}
+
 function clearPage() {
-  if (!window.confirm("Clear all questions and answers on this page?")) return;
-  stop();
+  if (!window.confirm("Clear all questions, answers and calculations on this page?")) return;
+  if (running) running.abort();
   turns = [];
+  taken = [];
+  showTaken();
+  clearCalculators(use, showClearButton);
   answers.replaceChildren();
   byId("spoken").replaceChildren();
   byId("welcome").hidden = false;
-  clearButton.hidden = true;
+  byId("clear").hidden = true;
   setRunning(null);
   announce("The page is cleared.");
-  box.focus();
+  if (!form.hidden) box.focus();
+  else byId("show-calculators").focus();
 }
 
 form.addEventListener("submit", (event) => {
@@ -395,9 +292,11 @@ form.addEventListener("submit", (event) => {
     box.focus();
     return;
   }
-  const history = historyForFollowUp();
+  const asked = { question, language: language.value, calculations: taken, history: historyForFollowUp() };
   box.value = "";
-  ask(question, history);
+  taken = [];
+  showTaken();
+  ask(asked);
   box.focus();
 });
 
@@ -409,11 +308,14 @@ box.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") stop();
+  if (event.key === "Escape" && !form.hidden) stop();
 });
 
-stopButton.addEventListener("click", stop);
-clearButton.addEventListener("click", clearPage);
+byId("stop").addEventListener("click", stop);
+byId("clear").addEventListener("click", clearPage);
+byId("show-questions").addEventListener("click", openQuestions);
+byId("show-calculators").addEventListener("click", openCalculators);
+language.addEventListener("change", chooseLanguage);
 
 // ---- The start ----
 
