@@ -32,24 +32,26 @@ function nearTheEnd() {
 }
 
 // Scroll to what is new, but never so far that the question leaves the window: an answer is read from its start.
-function showNews(card) {
-  if (byId("questions").hidden) return;
+function showNews(article) {
+  if (!article || byId("questions").hidden) return;
   const page = document.documentElement;
-  page.scrollTop = Math.min(page.scrollHeight, card.article.offsetTop - 8);
+  page.scrollTop = Math.min(page.scrollHeight, article.offsetTop - 8);
 }
 
-const scrolled = { questions: 0, calculators: 0 };
+let calculatorsAt = 0; // where the calculators were left
 
 function showView(name) {
   const other = name === "questions" ? "calculators" : "questions";
   if (!byId(name).hidden) return;
-  scrolled[other] = document.documentElement.scrollTop;
+  const page = document.documentElement;
+  if (other === "calculators") calculatorsAt = page.scrollTop;
   byId(other).hidden = true;
   byId(name).hidden = false;
   form.hidden = name !== "questions";
   byId(`show-${other}`).removeAttribute("aria-current");
   byId(`show-${name}`).setAttribute("aria-current", "page");
-  document.documentElement.scrollTop = scrolled[name];
+  if (name === "calculators") page.scrollTop = calculatorsAt;
+  else showNews(answers.lastElementChild);
 }
 
 function openCalculators() {
@@ -172,7 +174,7 @@ async function ask(asked, cache = "use") {
   const mine = new AbortController();
   setRunning(mine);
   announce("Question sent.");
-  showNews(card);
+  showNews(card.article);
   const speaker = new Speaker(server.demo ? "en" : turn.language);
   let end;
   try {
@@ -190,7 +192,7 @@ async function ask(asked, cache = "use") {
   const follows = nearTheEnd();
   end();
   if (running === mine) setRunning(null);
-  if (follows) showNews(card);
+  if (follows) showNews(card.article);
 }
 
 // What to do with each thing that comes from the server.
@@ -208,7 +210,7 @@ function shower(turn, card, speaker, anew) {
       card.write(turn.text);
       card.say("Writing. Numbers are checked at the end");
       speaker.add(text);
-      if (follows) showNews(card);
+      if (follows) showNews(card.article);
     },
   };
 }
