@@ -30,6 +30,7 @@ _PERIOD = "(?:" + "|".join(sorted(_PERIOD_OF, key=len, reverse=True)) + r")\b"
 _PER = r"(?: ?/ ?| ?an? | ?per | ?each | ?every | in an? | in | in each | over | ?- ?a ?- ?| ?- ?| )?"
 
 _TIMES = re.compile(rf"{_RANGE}(?: ?- ?| )?(?:x\b|x(?= ?/)|times?\b){_PER}(?P<period>{_PERIOD})")
+_DAYS_IN = re.compile(rf"{_RANGE} (?:days?|nights?)(?: ?/ ?| a | per | each | every | out of the )(?P<period>week|month|year)\b")
 _TIMES_COUNTED = re.compile(rf"{_RANGE} ?(?P<period>daily|weekly|monthly|a day|per day|/ ?day|/ ?d\b|/ ?week|/ ?wk)\b")
 _ONCE_VALUES = {"once": 1, "twice": 2, "thrice": 3} | {
     f"{word} time{plural}": value
@@ -62,7 +63,7 @@ _WEEKLY_UNIT = {"hourly": "h", "hrly": "h", "hly": "h", "minutely": "min"} | {
     "weekly": "week", "monthly": "month", "yearly": "year", "daily": "day",
 }  # fmt: skip
 _ALONE = re.compile(
-    r"(?:daily(?! (?:living\b|life\b|lives\b|activit|routine|work|tasks|function|need))"
+    r"(?:daily(?! (?:values?\b|living\b|life\b|lives\b|activit|routine|work|tasks|function|need))"
     r"|nightly|weekly|wkly|dly|mthly|fortnightly|monthly"
     r"|yearly"
     r"|annually|hourly|half[- ]hourly)\b"
@@ -116,6 +117,8 @@ def times_alone(plain: str, start: int) -> tuple[int, int] | None:
 
 
 def _with_number(plain: str, start: int, before: str) -> Amount | None:
+    if match := _DAYS_IN.match(plain, start):
+        return _rate_of(start, match, match["period"])
     if match := _TIMES.match(plain, start):
         return _rate_of(start, match, _PERIOD_OF[match["period"]])
     if match := _HOURLY.match(plain, start):

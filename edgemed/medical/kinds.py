@@ -143,7 +143,7 @@ _AGE_BEFORE = re.compile(
     rf"(?:\bage[ds]?\b(?:(?: |:|=)+{_COMPARING})*|\b{_PERSON}(?: {_COMPARING})*|\b(?:older|younger) than|\bturned"
     rf"|\bbirthday"
     rf"|\b(?:born|delivered|delivery|labou?r|gestation(?:al age)?|pregnan(?:t|cy)|preterm|ga"
-    rf"|gestational)(?: {_COMPARING})*"
+    rf"|gestational|\bg\d ?p\d,?)(?: {_COMPARING})*"
     r"|\bdue (?:at|by)|\bfrom birth (?:to|until))[ (]*$"
 )
 _AGE_WORD_BEFORE = re.compile(
@@ -191,8 +191,18 @@ _TIME_AFTER = re.compile(
 _TIME_BEFORE = re.compile(
     r"\b(?:after|before|within|in|at|until|till|by|on|day|days|week|weeks|month|months|hour|hours|review|reviewed"
     r"|again|f/u|fu|rtc|return"
-    r"|d|at (?:about|around)|in (?:about|another|a further|the next|around)|after (?:about|another|the first)) ?$"
+    r"|d|at (?:about|around)|after (?:at least|up to|more than|less than|over)|in (?:about|another|a further|the next|around)|after (?:about|another|the first)) ?$"
 )
+_SECONDS_OF = re.compile(r"\b(?:refill(?: time)?|crt|cap refill|a?ptt|pt|qtc?|interval|latency)[^a-z.;]*(?:(?:is|was|of|over) )?$")
+_BABY_BEFORE = re.compile(r"\b(?:newborn|neonate|preterm|prem|premature|baby|primi\w*|g\d ?p\d)\b[^.;]{0,20}$")
+_YEARS_GROUP = re.compile(r"[ -](?:age )?groups?\b")
+_DOSE_FOR = re.compile(r"\d ?(?:mg|mcg|g|ml|tablets?|tabs?|puffs?|drops?) for $")
+_GIVEN_IN = re.compile(
+    r"(?:\d(?:\.\d+)? ?(?:ml|l|mg|g|ml/kg|mg/kg|%|kg|lb|units?)(?: of)?(?: [a-z'-]+){0,3} in"
+    r"|\b(?:clotted|times|lost|gained|given|run|falls?|fell|rose) in) $"
+)
+_AFTER_COURSE = re.compile(r" of (?:[a-z-]+ ){0,2}(?:treatment|therapy|administration|exposure|infusion|use)\b")
+_VACCINE_AT = re.compile(r"\bvaccin[a-z]+(?: [a-z]+){0,4} at [\d, ]*(?:and )?$|\b(?:fansidar|iptp?) (?:[a-z]+ )?at [\d, ]*(?:and )?$")
 _WEIGHT_CUE = re.compile(
     r"\b(?:weigh(?:s|ed|ing|t|ts)?|wt|bodyweight|birth ?weight|bw|born|baby|newborn|infant|neonate|rats?|mice|mouse"
     r"|rabbits?)\b[^.;]{0,16}$"
@@ -202,7 +212,7 @@ _CHANGE = re.compile(
 )
 _LAB_UNIT = re.compile(
     joined(
-        r"""^(?:g|mg|mcg|ng|pg|mmol|mcmol|nmol|pmol|mEq|IU|mIU|mOsm|cell|copy|)/(?:dL|L|mcL)$|^(?:ng|pg|mIU|mcg|IU
+        r"""^(?:g|mg|mcg|ng|pg|mmol|mcmol|nmol|pmol|mEq|IU|mIU|mOsm|cell|copy|)/(?:dL|L|mcL)$|^g/mL$|^(?:ng|pg|mIU|mcg|IU
             |cell|copy)/mL$
         |^(?:g|mg|mcg)/100 mL$|^mg/(?:g|mmol|mol)$|^mmol/mol$|^mOsm/kg$|^(?:mmHg|cmH2O|°C|°F|degree|%|kPa|kcal|cm|mm|m
         |km|m2|cell|copy|lb|oz
@@ -234,8 +244,8 @@ _SOLUTION_AFTER = re.compile(
 )
 _EXCRETED = re.compile(r"\b(?:urin(?:e|ary)|proteinuria|protein|excretion|albuminuria)\b[^.;,]{0,18}$")
 _EATEN = re.compile(
-    r"\b(?:allowance|carbohydrates?|fib(?:er|re)|dietary|fat|protein|alcohol|sugars?|salt|calories|sodium|caffeine) "
-    r"(?:[a-z]+ ){0,3}$"
+    r"\b(?:allowance|carbohydrates?|fib(?:er|re)|dietary|fat|protein|alcohol|sugars?|salt|calories|caffeine) "
+    r"(?:(?:intake|for|is|are|of|to|at|the|a|about|carbohydrates?|consumption|content|should|be|each|only) ){0,4}$"
 )
 _EATEN_AFTER = re.compile(
     r"(?: (?:of|cooked|raw|dried|fresh|low-fat|skim|whole))* (?:milk|water|juice|fruits?|vegetables|berries|beans|food|meat"
@@ -290,7 +300,7 @@ def kind_of(unit: str, value: float, before: str, plain: str, end: int) -> Quant
     if not unit:
         return _bare_kind(value, before, plain, end)
     if unit in CALENDAR:
-        return _calendar_kind(unit, before, plain, end)
+        return _calendar_kind(unit, value, before, plain, end)
     if unit.startswith(("/day", "/week", "/month", "/year")):
         return QuantityKind.FREQUENCY
     if unit == "kg":
@@ -337,12 +347,22 @@ def _bare_kind(value: float, before: str, plain: str, end: int) -> QuantityKind:
     return QuantityKind.DOSE if _DOSE_WORD.search(before) else QuantityKind.COUNT
 
 
-def _calendar_kind(unit: str, before: str, plain: str, end: int) -> QuantityKind:
+def _calendar_kind(unit: str, value: float, before: str, plain: str, end: int) -> QuantityKind:
     short = unit in ("h", "min", "s")
     if OLD.match(plain, end) or (not short and _AGE_AFTER.match(plain, end)):
         return QuantityKind.AGE
+    if unit == "s" and _SECONDS_OF.search(before):
+        return QuantityKind.MEASURE
+    if unit == "week" and 20 <= value <= 44 and _BABY_BEFORE.search(before):
+        return QuantityKind.AGE
+    if unit == "year" and value < 18 and (_YEARS_GROUP.match(plain, end) or _DOSE_FOR.search(before)):
+        return QuantityKind.AGE
     if _FOR_NOW.search(before):
         return QuantityKind.DURATION
+    if _GIVEN_IN.search(before) or (_AFTER_COURSE.match(plain, end) and before.endswith("after ")):
+        return QuantityKind.DURATION
+    if unit in ("week", "month") and _VACCINE_AT.search(before):
+        return QuantityKind.AGE
     if _TIME_AFTER.match(plain, end):
         return QuantityKind.TIME
     if not short and _AGE_BEFORE.search(before):

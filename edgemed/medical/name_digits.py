@@ -58,6 +58,11 @@ _SUFFIX = joined(
     |sulfo)\w*)"""
 )
 _CHEMICAL = re.compile(rf"5[ -]{{0,3}}fl[a-z]{{2,6}}uracil\b|\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*")
+_EXPONENT = re.compile(r"[12](?= ?\))")
+_UNIT_BEFORE = re.compile(r"(?:^|[^a-z])(?:m?in|kg|hr?|days?|d|d?l|ml|g|mmol|s|m|cm|mm)\.? ?\( ?-? ?$")
+"""Of a unit whose number is further off: "mL . min ( - 1 )"."""
+_ISOTOPE = re.compile(r"\d{1,3}(?= ?\))")
+"""Of a labelled compound: "[(3)H]norepinephrine"."""
 _BAND_BEFORE = re.compile(r"(?:^|[\s(])(?:\d{1,2}|[xy])?[pq]$")
 _BAND = re.compile(r"[1-9]\d?\.\d{1,3}(?!\d)")
 """Of a chromosome: "q11.2"."""
@@ -87,6 +92,10 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
         return Unread(start, match.end() - 1, "a list numeral")
     if before.endswith(("(", "( ")) and _ITEM_IN_BRACKETS.match(plain, start) and _is_enumerated(plain):
         return Unread(start, start + 1, "a list numeral")
+    if before.endswith(("(", "( ", "-", "- ")) and (match := _EXPONENT.match(plain, start)) and _UNIT_BEFORE.search(before):
+        return Unread(start, match.end(), "digits inside a unit")
+    if before.endswith(("[ ( ", "[(")) and (match := _ISOTOPE.match(plain, start)):
+        return Unread(start, match.end(), "digits inside a name")
     if match := _KARYOTYPE_OR_DIMENSION.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
     if match := _ORDINAL.match(plain, start):

@@ -65,9 +65,14 @@ _DILUENTS = frozenset(
 _RESPECTIVELY = re.compile(r"\brespectively\b")
 _SOLUTION_BEFORE = re.compile(
     r"(?:[ ,(-]|eye|ear|nasal|drops?|ointment|cream|gel|lotion|solution|injection|spray|suspension|drops|syrup|vial"
-    r"|mouthwash|shampoo|w/v"
+    r"|mouthwash|shampoo|paint|diluted|\d+%|w/v"
     r"|infusion|topical|paste|is)*"
 )
+_ALONE_AFTER = re.compile(
+    r" ?$| ?[.,;?!)]| (?:[obq]d|[bt]id|tds|qid|daily|twice|once|every|stat|now|too|before|after|at|this|last|yesterday"
+    r"|an hour|instead)\b"
+)
+"""After a drug that is counted itself: "two Brufen too many"."""
 _STRENGTH_AFTER = re.compile(
     r"(?= ?$| ?[.,;:)?!/+]| (?:\d|x\b|mg|in\b|for\b|[obq]d\b|[bt]id\b|tds\b|qid\b|daily|twice|once|three|tab|cap|and"
     r"|or\b|per|every|by\b|po\b|iv\b|im\b"
@@ -134,6 +139,10 @@ def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], star
         ):
             return replace(amount, kind=QuantityKind.DOSE)
         if gap is not None and len(gap) < 30 and not gap.startswith(" (") and _SOLUTION_BEFORE.fullmatch(gap):
+            return replace(amount, kind=QuantityKind.DOSE)
+    elif amount.unit == "" and amount.kind is QuantityKind.COUNT and after and plain[amount.end : after.start] == " ":
+        is_dose = plain[amount.start].isalpha() or amount.low < 5
+        if is_dose and _ALONE_AFTER.match(plain, after.end):
             return replace(amount, kind=QuantityKind.DOSE)
     elif (
         amount.unit == ""

@@ -259,20 +259,17 @@ class _Reader:
         if join["to"] and " - " in join[0] and high > 50 * low > 0 and not unit:
             return None
         if (low > high and not chain) or _CHANGED.search(self.before):
-            return self._two(low, high, chain, unit["chain"] if unit else "", match, end)
+            return self._two(low, high, chain, unit["chain"] if unit else "", join, end)
         return self._one_range(low, high, chain, unit["chain"] if unit else "", end)
 
     def _two(
-        self, low: Fraction, high: Fraction, chain: str, last: str, second: re.Match[str], end: int
+        self, low: Fraction, high: Fraction, chain: str, last: str, join: re.Match[str], end: int
     ) -> list[Amount] | None:
         """ "reduced from 40 to 20 mg": two amounts with one unit."""
         if not last:
             return None
-        first_end = _NUMBER.match(self.plain, self.start).end()  # type: ignore[union-attr]
-        if chain and (unit := _UNIT.match(self.plain, first_end)):
-            first_end = unit.end()
-        first = self._kinded(low, low, chain or last, first_end)
-        other = _Reader(self.plain, second.start(), cut_in_words=self.cut_in_words, after_drug=False, written="")
+        first = self._kinded(low, low, chain or last, join.start())
+        other = _Reader(self.plain, join.end(), cut_in_words=self.cut_in_words, after_drug=False, written="")
         return [first, other._kinded(high, high, last, end)]
 
     def _one_range(self, low: Fraction, high: Fraction, chain: str, last: str, end: int) -> list[Amount] | None:

@@ -67,6 +67,8 @@ def _borrows(plain: str, left: Amount, right: Amount, lender: Amount) -> bool:
         return False  # "Sinemet 250/25, half a tab"
     if lender.kind in _LENDERS:
         return True
+    if right is lender and _COMMA.fullmatch(between):
+        return False  # "OR 7.7, 95% CI"
     if left.kind is QuantityKind.MEASURE and (_COMMA.fullmatch(between) or left.comparator != lender.comparator):
         return False
     return bool(_LENT_MEASURES.search(lender.unit))

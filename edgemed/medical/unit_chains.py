@@ -27,7 +27,7 @@ _BODY = r"(?: ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weig
 _SALT = r"(?: (?:of )?(?!per\b)[a-z]{2,14}(?= ?/ ?kg\b))?"
 _PER = joined(
     rf"""(?:
-    (?: ?/ ?| per | per|/each )(?:{_NUMBERED_DIVISOR}|{_ONE_DAY}(?: period)?|{_DIVISOR}){_BODY}
+    (?: ?/ ?| ?\. ?/ ?| per | per|/each )(?:{_NUMBERED_DIVISOR}|{_ONE_DAY}(?: period)?|{_DIVISOR}){_BODY}
     | an? (?={_any_of({"day", "week", "month", "year", "h", "min"})}{_END}){_DIVISOR}
     | each (?=dose|day|night){_DIVISOR}
     |(?<!%)(?<!hg)(?<!°c)(?<!kg) (?:in|within|over a) (?:any |each |a )?{_ONE_DAY}
@@ -51,7 +51,7 @@ CHAIN = joined(
 """A unit or a chain of them."""
 
 _LINK = re.compile(
-    r" ?/each | ?/ ?| per ?| an? | each | (?:in|within|over a) (?:any |each |a )?(?=24|twenty|one day|a day)| "
+    r" ?/each | ?\.? ?/ ?| per ?| an? | each | (?:in|within|over a) (?:any |each |a )?(?=24|twenty|one day|a day)| "
 )
 _INVERSE = re.compile(
     r"(?P<unit>kg|min|hr?|day|d|ml|dl|l|g|mmol|s|m)(?: ?\( ?- ?[12] ?\)| ?\^? ?- ?[12](?!\d)|\u207b[¹²])"
