@@ -2,11 +2,11 @@
 
     python benchmarks/bench_ablation.py [--questions 300] [--rounds 3] [--long-questions 30] [--seed 1]
 
-The mix: 10 % repeats of an earlier question word for word, 10 % earlier questions in another wording, 80 % new ones, one
-in twenty of those an emergency. Questions, wordings and order come from the demonstration's facts by the seed; the model is the
-demonstration model, over HTTP, one question after the other. Its answers end by themselves after some 40 tokens, so the
-limits per class cannot matter there. A second part asks a model of random weights, whose answers never end before their
-limit: an upper bound of what limits can save. Each arm begins with an empty cache; arms take turns.
+The mix: 10 % repeats of an earlier question word for word, 10 % earlier questions in another wording, 80 % new ones,
+one in twenty of those an emergency. Questions, wordings and order come from the demonstration's facts by the seed; the
+model is the demonstration model, over HTTP, one question after the other. Its answers end by themselves after some 40
+tokens, so the limits per class cannot matter there. A second part asks a model of random weights, whose answers never
+end before their limit: an upper bound of what limits can save. Each arm begins with an empty cache; arms take turns.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,11 +64,13 @@ def _serve(path: Path, config: EngineConfig, memory: Memory, sock: socket.socket
     from edgemed.demo.supported import checked_facts
     from edgemed.engines.registry import open_engine
     from edgemed.serve.app import create_app
+    from edgemed.serve.care import warm_up
     from edgemed.serve.server import run, url_of
     from edgemed.serve.status import Serving
 
     url = url_of(sock)
     options = _options(path, config.offline, sock)
+    threading.Thread(target=warm_up, args=(checked_facts,), name="lists", daemon=True).start()
     engine = open_engine(config, console)
     try:
         app = create_app(engine, options, cache=memory.cache, journal=memory.journal, facts=checked_facts)

@@ -33,7 +33,7 @@ def statements_on(question: str) -> tuple[CitedText, ...]:
 
 @cache
 def _statements() -> tuple[tuple[tuple[str, ...], CitedText], ...]:
-    """Each checked statement that holds a digit, with the names it is known by, between blanks."""
+    """Each checked statement with the names it is known by, between blanks."""
     table = fact_table()
     return tuple(
         (
@@ -41,7 +41,7 @@ def _statements() -> tuple[tuple[tuple[str, ...], CitedText], ...]:
             CitedText(title=_title(table, fact.source), text=fact.sentence()),
         )
         for fact in table.statements()
-        if fact.verified and any(character.isdigit() for character in fact.statement)
+        if fact.verified
     )
 
 

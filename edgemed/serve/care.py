@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgemed.engines.base import DoneEvent
+from edgemed.medical.category import classify
+from edgemed.medical.clinical_key import clinical_key
 from edgemed.medical.guard import Source, Verdict, check_numbers
 from edgemed.medical.prompts import templates_digest
+from edgemed.medical.terminology import term_notes
 from edgemed.serve.consultation import Consultation, consult, verdicts
 from edgemed.serve.journal import Journal, JournalEntry, now
 from edgemed.serve.options import ServeOptions
@@ -40,6 +43,15 @@ class Course:
     """Numbers of the answer without support, contradicting ones included."""
     clean_for_all: bool = False
     """No such number even without the sources that this caller brought."""
+
+
+def warm_up(facts: Facts) -> None:
+    """Read every list once, a second or two of CPU: before the first question, while the model is loaded."""
+    question = "What is the dose of paracetamol?"
+    classify(question)
+    term_notes(question)
+    clinical_key(question)
+    check_numbers("Paracetamol: 15 mg/kg every 6 hours.", question, facts(question))
 
 
 class Care:

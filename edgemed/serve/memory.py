@@ -11,7 +11,7 @@ from edgemed.core.settings import CacheSettings, cache_passphrase_file
 from edgemed.core.units import MIB
 from edgemed.serve.cache_file import erase
 from edgemed.serve.journal import Journal
-from edgemed.serve.response_cache import CACHE_FILE, CacheOptions, ResponseCache, open_cache
+from edgemed.serve.response_cache import CACHE_FILE, NO_SECRET, CacheOptions, ResponseCache, open_cache
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ def open_memory(folder: Path, settings: CacheSettings, *, forget: bool) -> Memor
         passphrase_file=cache_passphrase_file(),
         on_disk=settings.on_disk and not forget,
     )
-    if cache.warning:
+    if cache.warning == NO_SECRET:  # the usual case: nothing is wrong, and the page's status says so
+        log.info("%s", cache.warning)
+    elif cache.warning:
         log.warning("%s", cache.warning)
     return Memory(cache, Journal(None if forget else folder))
 
