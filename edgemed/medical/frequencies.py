@@ -62,6 +62,9 @@ _HOURLY = re.compile(rf"{_RANGE}(?: ?- ?| )?(?P<unit>hourly|hrly|hly|weekly|mont
 _WEEKLY_UNIT = {"hourly": "h", "hrly": "h", "hly": "h", "minutely": "min"} | {
     "weekly": "week", "monthly": "month", "yearly": "year", "daily": "day",
 }  # fmt: skip
+_PER_DAY = re.compile(r"(?:per|a) (?P<period>day|night|week|month)\b")
+_AMOUNT_OF = re.compile(r"\d ?[a-z]+(?: \([a-z]+\))? of (?:[a-z-]+ ){1,4}$")
+"""Before a "per day" that stands apart from its amount: "1,000 mg of calcium a day"."""
 _ALONE = re.compile(
     r"(?:daily(?! (?:values?\b|living\b|life\b|lives\b|activit|routine|work|tasks|function|need))"
     r"|nightly|weekly|wkly|dly|mthly|fortnightly|monthly"
@@ -93,6 +96,9 @@ def frequency_at(plain: str, start: int, before: str) -> Amount | None:
         return _schedule(plain, start, before) or _with_number(plain, start, before)
     if plain[start] == "q" or plain.startswith(("each ", "every "), start):
         return _interval(plain, start, before) or _abbreviated(plain, start, before)
+    if match := _PER_DAY.match(plain, start):
+        period = _PERIOD_OF[match["period"]]
+        return _rate(start, match.end(), Fraction(1), Fraction(1), period) if _AMOUNT_OF.search(before) else None
     if match := _ONCE_EVERY.match(plain, start):
         interval = _interval(plain, match.end())
         return _amount(start, interval.end, interval.low, interval.high, interval.unit) if interval else None

@@ -149,7 +149,7 @@ _AGE_BEFORE = re.compile(
 _AGE_WORD_BEFORE = re.compile(
     rf"(?:\bage[ds]?\b(?:(?: |:|=)+{_COMPARING})*|\b(?:older|younger) than|\bturned"
     r"|\b(?:man|woman|lady|boy|girl|patient|gentleman|child|male|female|m|f) (?:of|aged)"
-    r"|\b(?:children|adults|people|patients|those|women|men|kids|boys|girls|infants|anyone|persons|individuals|child)"
+    r"|\b(?:girls|boys|children|infants) of|\b(?:children|adults|people|patients|those|women|men|kids|boys|girls|infants|anyone|persons|individuals|child)"
     r" (?:who are |aged )?(?:under|over|below|above|from|between|less than|more than|at least|up to)"
     r"|\b(?:she|he|i|who|mother|father|patient|mum|dad|son|daughter)(?:'s| is"
     r"|'m| am| was)(?: now| only| already| about)?"
@@ -194,6 +194,7 @@ _TIME_BEFORE = re.compile(
     r"|d|at (?:about|around)|after (?:at least|up to|more than|less than|over)|in (?:about|another|a further|the next|around)|after (?:about|another|the first)) ?$"
 )
 _SECONDS_OF = re.compile(r"\b(?:refill(?: time)?|crt|cap refill|a?ptt|pt|qtc?|interval|latency)[^a-z.;]*(?:(?:is|was|of|over) )?$")
+_MEAN_AGE = re.compile(r"\b(?:mean|median|average) age\b[^.;]*$|\bage(?: range)?(?: ?[;:(,])? ?(?:range )?$")
 _BABY_BEFORE = re.compile(r"\b(?:newborn|neonate|preterm|prem|premature|baby|primi\w*|g\d ?p\d)\b[^.;]{0,20}$")
 _YEARS_GROUP = re.compile(r"[ -](?:age )?groups?\b")
 _DOSE_FOR = re.compile(r"\d ?(?:mg|mcg|g|ml|tablets?|tabs?|puffs?|drops?) for $")
@@ -235,7 +236,7 @@ _OUTPUT = re.compile(
     )
 )
 _OUTPUT_AFTER = re.compile(
-    r" (?:of )?(?:[a-z]+ )?(?:urine|blood loss|pus|bleeding|drained|lost|clear fluid|albumin for|protein|fib(?:er|re)"
+    r" (?:or more )?(?:of )?(?:[a-z]+ )?(?:urine|blood loss|pus|bleeding|drained|lost|clear fluid|albumin for|protein|fib(?:er|re)"
     r"|fat|sugars?|carbo\w*|sodium(?! (?:chloride|bicarb|valpro))|lactose|gluten|calories|alcohol|milk|salt)\b"
 )
 _SOLUTION_AFTER = re.compile(
@@ -244,12 +245,12 @@ _SOLUTION_AFTER = re.compile(
 )
 _EXCRETED = re.compile(r"\b(?:urin(?:e|ary)|proteinuria|protein|excretion|albuminuria)\b[^.;,]{0,18}$")
 _EATEN = re.compile(
-    r"\b(?:allowance|carbohydrates?|fib(?:er|re)|dietary|fat|protein|alcohol|sugars?|salt|calories|caffeine) "
-    r"(?:(?:intake|for|is|are|of|to|at|the|a|about|carbohydrates?|consumption|content|should|be|each|only) ){0,4}$"
+    r"\b(?:allowance|carbohydrates?|fib(?:er|re)|dietary|fat|protein|alcohol|sugars?|salt|calories|caffeine|sodium(?= (?:intake|to|\(salt|content|is|should|consumption))) "
+    r"(?:(?:intake|for|is|are|of|to|at|the|a|about|carbohydrates?|consumption|content|should|be|each|only|\(salt\)|no|more|less|than) ){0,6}$"
 )
 _EATEN_AFTER = re.compile(
     r"(?: (?:of|cooked|raw|dried|fresh|low-fat|skim|whole))* (?:milk|water|juice|fruits?|vegetables|berries|beans|food|meat"
-    r"|cheese|yogh?urt|nuts|rice|pasta|bread|caffeine|cereal|coffee|tea|beer|wine|lactose|carbohydrates?)\b"
+    r"|cheese|yogh?urt|nuts|rice|pasta|bread|caffeine|cereal|coffee|tea|beer|wine|lactose|urine|table salt|salt|sugar|honey|carbohydrates?)\b"
 )
 _COUNT_CUE = re.compile(
     r"\b(?:miss(?:ed|es|ing)?|dispens(?:e|ed)|supply|supplied|left|forgot(?:ten)?|skipped|bottle of|pack of"
@@ -325,7 +326,7 @@ def _is_measure(unit: str, before: str, plain: str, end: int) -> bool:
         return True
     if unit in ("g", "mg", "g/day", "mg/day") and _EXCRETED.search(before):
         return True
-    if unit.startswith(("cup", "g", "oz", "mg")) and (_EATEN.search(before) or _EATEN_AFTER.match(plain, end)):
+    if unit.startswith(("cup", "g", "oz", "mg", "teaspoon", "tablespoon")) and (_EATEN.search(before) or _EATEN_AFTER.match(plain, end)):
         return True
     if unit[:1] in "mLg" and _OUTPUT_AFTER.match(plain, end):
         return True
@@ -353,6 +354,8 @@ def _calendar_kind(unit: str, value: float, before: str, plain: str, end: int) -
         return QuantityKind.AGE
     if unit == "s" and _SECONDS_OF.search(before):
         return QuantityKind.MEASURE
+    if not short and _MEAN_AGE.search(before):
+        return QuantityKind.AGE
     if unit == "week" and 20 <= value <= 44 and _BABY_BEFORE.search(before):
         return QuantityKind.AGE
     if unit == "year" and value < 18 and (_YEARS_GROUP.match(plain, end) or _DOSE_FOR.search(before)):

@@ -16,7 +16,7 @@ _ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
 _ITEM_IN_BRACKETS = re.compile(r"\d ?\) [a-z]")
 _ORDINAL = re.compile(r"\d{1,4}(?:st|nd|rd|th)\b")
 _KARYOTYPE_OR_DIMENSION = re.compile(
-    r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:echo|ultra|imag|struct|model|scan|conform|print))"
+    r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:gradient|images?|mri|ct|recon|view|map|data|echo|ultra|imag|struct|model|scan|conform|print))"
 )
 _CODE = re.compile(r"\d{3,6}\b(?! [.,] \d| ?[%:/-])")
 _CODE_LETTERS = re.compile(r"(?<![A-Za-z])(?!(?:AT|IN|OF|TO|BY|FOR|AND|OR|WITH|THE|OVER|UNDER|ABOUT|FROM|WAS|DAY|IS) )[A-Z]{2,5} $")
@@ -86,6 +86,8 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
     """The name, ordinal, list numeral or citation whose first digits are at this place."""
     if before.endswith(("[", "[ ")) and (match := _CITATION.match(plain, start)):
         return Unread(start, match.end(), "a citation")
+    if plain[start] == "." and before[-1:] in ")]\"'" and (match := _RAISED.match(plain, start + 1)):
+        return Unread(start + 1, match.end(), "a citation")
     if before.endswith((").", "].", '".')) and (match := _RAISED.match(plain, start)):
         return Unread(start, match.end(), "a citation")
     if (match := _ITEM.match(plain, start)) and _ITEM_BEFORE.search(before):

@@ -68,6 +68,14 @@ _SOLUTION_BEFORE = re.compile(
     r"|mouthwash|shampoo|paint|diluted|\d+%|w/v"
     r"|infusion|topical|paste|is)*"
 )
+NEXT_DOSE = 60
+"""How many characters after a dose a bare number may be the next one."""
+_NEXT_BEFORE = re.compile(r"(?:\b(?:and|then|plus|now|to)|,|/|\+) ?$")
+_NEXT_AFTER = re.compile(
+    r" (?:(?:before|with|after) (?:breakfast|lunch|dinner|supper|tea|bed|sleep)|at (?:night|bed|noon|lunch|supper|dinner"
+    r"|breakfast|midday)|in the (?:morning|evening|afternoon)|nocte|mane|o\.?d|b\.?d|tds|qds|daily|every \d|for \d|once"
+    r"|twice|three times|[68]-? ?hourly|12-? ?hourly|pm\b|am\b|next day)\b"
+)
 _ALONE_AFTER = re.compile(
     r" ?$| ?[.,;?!)]| (?:[obq]d|[bt]id|tds|qid|daily|twice|once|every|stat|now|too|before|after|at|this|last|yesterday"
     r"|an hour|instead)\b"
@@ -127,6 +135,7 @@ def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], star
     following = bisect_left(starts, amount.start)
     before = drugs[following - 1] if following else None
     after = drugs[following] if following < len(drugs) else None
+    low_is_decimal = amount.low == amount.high and amount.low.denominator > 1
     gap = plain[before.end : amount.start] if before and before.end <= amount.start else None
     if amount.unit in ("%", "ratio", "IU/mL") and amount.kind is QuantityKind.MEASURE:
         is_share = amount.unit == "ratio" and ":" not in plain[amount.start : amount.end] and amount.high < 1000
@@ -146,7 +155,7 @@ def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], star
             return replace(amount, kind=QuantityKind.DOSE)
     elif (
         amount.unit == ""
-        and amount.kind is QuantityKind.COUNT
+        and (amount.kind is QuantityKind.COUNT or (amount.kind is QuantityKind.MEASURE and low_is_decimal))
         and gap in (" ", "-", "", " dose ")
         and (amount.low >= 5 or plain[amount.start] in ".0")
         and _STRENGTH_AFTER.match(plain, amount.end)
@@ -156,9 +165,16 @@ def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], star
 
 
 def _in_pairs(plain: str, amounts: list[Amount]) -> list[Amount]:
-    """ "Seretide 250/50": the second number of a strength is a strength as well."""
+    """ "Seretide 250/50", "18 units at breakfast and 10 at supper": the second number is a dose as well."""
+    reached = -1
     for place in range(1, len(amounts)):
         left, right = amounts[place - 1], amounts[place]
+        reached = left.end if left.kind is QuantityKind.DOSE else reached
+        if right.kind is QuantityKind.COUNT and not right.unit and 0 <= right.start - reached < NEXT_DOSE:
+            between = plain[reached : right.start]
+            if _NEXT_BEFORE.search(between) and _NEXT_AFTER.match(plain, right.end) and "." not in between:
+                amounts[place] = replace(right, kind=QuantityKind.DOSE)
+                continue
         in_pair = left.kind is QuantityKind.DOSE and right.kind is QuantityKind.COUNT and not left.unit + right.unit
         if in_pair and plain[left.end : right.start].strip() in ("/", "+"):
             amounts[place] = replace(right, kind=QuantityKind.DOSE)

@@ -35,7 +35,7 @@ _CANDIDATE = re.compile(
         |daily|dly|wkly|mthly|nightly|weekly|fortnightly|monthly|yearly|annually|hourly|every|each|alternate|alternating|q|qd|od|o
         |bds?|b|bid
         |tid|t|tds?|qid|qds|qhs|eod|qod|e|(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)ies)\b
-        |\bq(?=\d)|\bq(?=[dh]|am\b|pm\b|day\b|hour|week|month)"""
+        |\b(?:per|a) (?=(?:day|night|week|month)\b)|\bq(?=\d)|\bq(?=[dh]|am\b|pm\b|day\b|hour|week|month)"""
     )
 )
 _DIGIT_STARTS = frozenset("0123456789." + VULGAR)
@@ -81,10 +81,10 @@ _OF_MASS = re.compile(r"(?:g|mg|mcg|ng|mL|L|IU|mmol|mEq)\b|%")
 _DAYS_AND_HOURS = {("min", "day"): Fraction(1440), ("day", "min"): Fraction(1, 1440)}
 _OF_ONE = re.compile(r" of (?:an?|one|the)(?= )")
 _MOLAR = re.compile(
-    r" ?(?P<size>[mµμunp]|(?<=\d[. ])|(?<=[.,]\d)|(?<=[.,]\d\d)|(?<=[^\w.]\d)"
+    r" ?(?P<size>micro|[mµμunp]|(?<=\d[. ])|(?<=[.,]\d)|(?<=[.,]\d\d)|(?<=[^\w.]\d)"
     r"|(?<=[^\w.]\d ))M(?![\w./-])"
 )
-_MOLES = {"": "mol", "m": "mmol", "µ": "mcmol", "μ": "mcmol", "u": "mcmol", "n": "nmol", "p": "pmol"}
+_MOLES = {"": "mol", "micro": "mcmol", "m": "mmol", "µ": "mcmol", "μ": "mcmol", "u": "mcmol", "n": "nmol", "p": "pmol"}
 _WARM_BEFORE = re.compile(
     r"\b(?:at|to|below|above|between|under|over|than|stor\w+|temp\w*|fever|of|and|is|was)\b[^a-z]*$"
 )
@@ -99,7 +99,7 @@ _SMALLER = {
 }
 """The next smaller unit of a time, and how many of it make one."""
 _NEEDLE = re.compile(r" (?:iv )?(?:cannulae?|needles?|catheters?|venflon|bore)\b")
-_NOUN = re.compile(r" [a-z]{3,}| \d[\d.]*[ -][a-z]")
+_NOUN = re.compile(r" [a-z]{3,}|,? \d[\d.]*[ -][a-z]")
 _OF_STRONG_FORM = re.compile(
     rf" ?(?:of )?(?:an? |the )?{NUMBER}[ -]?(?:mg|mcg|µg|g|grams?|milligrams?|micrograms?)(?: \([a-z ]+\))?[ -]"
     r"(?:[a-z]+ )?(?P<form>tablet|tab|pill|capsule|sachet|suppository|vial|ampoule)"
@@ -222,7 +222,8 @@ class _Reader:
         if not chain and plain[self.start].isalpha() and not self._word_counts(match[0], end):
             return None
         amount = self._kinded(low, low, chain, end)
-        if spread and amount.kind is QuantityKind.COUNT and not amount.unit:
+        is_exact = spread is not None or ("." in match[0] and match[0][-1].isdigit())
+        if is_exact and amount.kind is QuantityKind.COUNT and not amount.unit:
             amount = replace(amount, kind=QuantityKind.MEASURE)
         return [amount]
 
@@ -306,7 +307,7 @@ class _Reader:
             end = old.end()
         name, low, high = _in_canonical(kind, unit, low, high)
         if special_quantities.is_negative(plain, before, unit, end):
-            low, high, start = -low, -high if high == low else high, start - 1
+            low, high, start = -low, -high if high == low else high, start - len(before) + before.rindex("-")
         return Amount(kind, low, high, name, start, end, more or comparator_of(before, plain, end, kind))
 
     def _unit_meant(self, low: Fraction, high: Fraction, chain: str, end: int) -> tuple[str, int]:

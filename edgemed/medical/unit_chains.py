@@ -42,7 +42,7 @@ CHAIN = joined(
     rf"""(?:
     {CALENDAR_UNIT}
     |(?:mg|gms?|g) ?%
-    |{UNIT}{_SALT}{_BODY}{_PER}*
+    |{UNIT}(?: ?\({UNIT}\))?{_SALT}{_BODY}{_PER}*
     |{_EVENT}(?: ?/ ?| per )(?:min(?:ute)?|sec(?:ond)?|hour){_END}
     |[bc]\.?p\.?m{_END}
     |(?:/ ?|per )(?:{_ONE_DAY}|{_DIVISOR}{_PER}?)
@@ -59,6 +59,8 @@ _INVERSE = re.compile(
 _BODY_WORDS = re.compile(r" ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass)|bw\b|b\.w\.)")
 _SALT_WORDS = re.compile(r"^(\w+) (?:of )?(?!per\b)[a-z]{2,14}(?= ?/ ?kg\b)")
 _FIRST = re.compile(UNIT)
+_SYMBOL = re.compile(rf" ?\({UNIT}\)")
+"""The symbol behind a word: "milligrams (mg) a day"."""
 _EVENTS = re.compile(_EVENT + r"(?= ?/| per )")
 _BURN = re.compile(r" ?/ ?% ?(?:tbsa|bsa|burns?|burned|burnt)?")
 _DAY = re.compile(_ONE_DAY + "(?: period)?")
@@ -68,7 +70,8 @@ _COUNTED = re.compile(rf"(?P<number>{NUMBER})[ -]?(?P<unit>{UNIT})")
 @lru_cache(maxsize=4096)
 def symbols(chain: str) -> str:
     """A match of CHAIN in the symbols of units.py: "mg per kg per day" as "mg/kg/day"; "" for an empty one."""
-    text = _SALT_WORDS.sub(r"\1", _BODY_WORDS.sub("", chain), count=1)
+    text = _SYMBOL.sub("", chain) if "(" in chain else chain
+    text = _SALT_WORDS.sub(r"\1", _BODY_WORDS.sub("", text), count=1)
     if text in ("bpm", "b.p.m", "cpm", "bp.m"):
         return "/min"
     if text.endswith("%") and len(text) > 1 and "/" not in text:
