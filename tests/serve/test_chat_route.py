@@ -95,7 +95,7 @@ def test_every_answer_carries_the_notices(demo: str) -> None:
 
 def test_client_that_never_reads_loses_its_place() -> None:
     flood = ("w" * 2000 + " ") * 10_000
-    options = {"max_waiting": 0, "send_timeout_s": 0.2, "answer_tokens": 10_000}
+    options = {"max_waiting": 0, "send_timeout_s": 0.2, "answer_tokens": 10_000, "paced": False}
     with serving(FakeEngine(flood, context_length=20_000), **options) as server:
         host, port = server.url.removeprefix("http://").split(":")
         body = json.dumps({"messages": [{"role": "user", "content": "How much?"}], "stream": True}).encode()

@@ -39,7 +39,7 @@ with stop_signals_raise():
     if "loading" in sys.argv:
         print(url_of(sock), flush=True)
         time.sleep(60)
-    app = create_app(engine, ServeOptions(model_name="fake", answer_tokens=150_000))
+    app = create_app(engine, ServeOptions(model_name="fake", answer_tokens=150_000, paced=False))
     code = run(app, engine, sock, lambda: print(url_of(sock), flush=True))
 sys.exit(code)
 """
