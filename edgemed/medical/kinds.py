@@ -87,6 +87,8 @@ def comparator_of(before: str, plain: str, end: int, kind: QuantityKind) -> str:
     tail = before.rstrip(" ([-\u2009").replace("(", " ")
     if not tail:
         return ""
+    if tail.endswith(("->", "- >")):
+        return ""  # an arrow
     if sign := _SYMBOLS.get(tail[-1]):
         return sign
     if tail.endswith(("<=", "=<", "< =")):
@@ -323,6 +325,8 @@ def _is_measure(unit: str, before: str, plain: str, end: int) -> bool:
     if unit == "%" and _SOLUTION_AFTER.match(plain, end):
         return False
     if _LAB_UNIT.search(unit) and not _DOSED.search(unit):
+        return True
+    if unit in ("mg/mL", "mcg/mL", "mg/mcL") and _MEASURED.search(before):
         return True
     if unit in ("g", "mg", "g/day", "mg/day") and _EXCRETED.search(before):
         return True

@@ -70,6 +70,7 @@ DIGIT_NUMBER = joined(
     |\d{{1,3}}(?: 000){{1,4}}(?!\d)
     |[1-9]\d{{0,2}}(?: , \d{{3}}){{1,4}}(?!\d)(?! ,| (?:and|or|to) \d)(?! ?[mµ][gl]\b)
     |\d{{1,3}} , 000(?!\d)
+    |[1-9] , \d{{3}}(?= ?(?:mg|ml|mcg|iu|units|g)\b)
     |\d+(?:[ -]| and ){_FRACTION}
     |{_FRACTION}
     |\d* ?[{VULGAR}]

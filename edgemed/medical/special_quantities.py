@@ -72,7 +72,7 @@ _DECADES = re.compile(rf"(?P<low>{_DECADE})(?: (?:or|to|and|through) (?P<high>{_
 _AND_A_HALF = re.compile(r"an? (?P<unit>hour|day|week|month|year) and (?:a )?half\b")
 _NEGATIVE_BEFORE = re.compile(
     r"\b(?:z-?scores?|score|sd|excess|be|whz|waz|haz|wfh|wfa|wfl|temperature|at|of|is|below|than|to|was|under"
-    r"|[<>=:]) ?-$"
+    r") ?-$|[<>=:] ?-$"
 )
 _SPACED_MINUS = re.compile(r"[\[(<>=:] ?- $|\[-$")
 _NEGATIVE_AFTER = re.compile(r" ?(?:sds?\b|s\.d\.?|z\b|z-?score|standard deviation)")

@@ -16,7 +16,7 @@ def _any_of(symbols: frozenset[str] | set[str]) -> str:
 
 _END = r"(?![a-z0-9µ²³])"
 _DIVISORS = {*CALENDAR, "kg", "g", "m2", "mL", "dL", "L", "mcL", "dose", "tablet", "puff", "kcal", "mmol", "mol"}
-_NUMBERED = {"mL", "mcL", "dL", "L", "h", "day", "kg", "m2", "kcal", "tablet", "dose", "puff", "capsule"}
+_NUMBERED = {"mL", "mcL", "dL", "L", "h", "day", "kg", "m2", "kcal", "tablet", "dose", "puff", "capsule", "g"}
 
 CALENDAR_UNIT = _any_of(set(CALENDAR)) + _END
 UNIT = _any_of(set(SPELLINGS)) + _END
