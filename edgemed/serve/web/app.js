@@ -319,6 +319,11 @@ byId("show-questions").addEventListener("click", openQuestions);
 byId("show-calculators").addEventListener("click", openCalculators);
 language.addEventListener("change", chooseLanguage);
 
+// What is scrolled to must not lie under the question box.
+new ResizeObserver(() => {
+  document.documentElement.style.scrollPaddingBottom = `${form.offsetHeight + 12}px`;
+}).observe(form);
+
 // ---- The start ----
 
 async function start() {

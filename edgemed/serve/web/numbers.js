@@ -50,13 +50,14 @@ function mark(words, group) {
   tip.hidden = true;
   // A span and no button: the text of a button is left out when an answer is copied.
   const kept = words.replace(/(\d) /g, "$1\u00a0"); // whatever its unit
-  const made = element("span", `number ${group.verdict}`, kept, " ", element("span", "tag", icon(look.icon), look.tag));
+  const made = element("span", `number ${group.verdict}`, kept,
+    element("span", "tag", " ", icon(look.icon), look.tag));
   made.tabIndex = 0;
   made.setAttribute("role", "button");
   made.setAttribute("aria-describedby", tip.id);
   const open = () => {
     tip.hidden = false;
-    tip.scrollIntoView({ block: "nearest" }); // not under the question box
+    makeRoom(tip);
   };
   made.addEventListener("focus", open);
   made.addEventListener("click", open);
@@ -71,6 +72,15 @@ function mark(words, group) {
     }
   });
   return element("span", "", made, tip);
+}
+
+// So that it can be scrolled out from under the question box. The room stays: nothing may move below a finger.
+function makeRoom(tip) {
+  const article = tip.closest("article");
+  const missing = tip.getBoundingClientRect().bottom - article.getBoundingClientRect().bottom;
+  const room = parseFloat(article.style.paddingBottom) || 0;
+  if (missing > 0) article.style.paddingBottom = `${Math.ceil(room + missing) + 8}px`;
+  tip.scrollIntoView({ block: "nearest" });
 }
 
 function explained({ verdict, source, says }) {
