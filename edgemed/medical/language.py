@@ -68,6 +68,26 @@ class Templates(Record):
         return f"{self.base} {getattr(self, category.value)}"
 
 
+class Asked(Record):
+    """Keywords that say what is asked, by category; they decide before those that name what a question is about."""
+
+    medication: tuple[Phrase, ...] = ()
+    diagnosis: tuple[Phrase, ...] = ()
+    treatment: tuple[Phrase, ...] = ()
+    prevention: tuple[Phrase, ...] = ()
+    emergency: tuple[Phrase, ...] = ()
+    general: tuple[Phrase, ...] = ()
+    nothing: tuple[Phrase, ...] = ()
+    """Longer phrases that hold such words without their sense."""
+    sentences: tuple[Phrase, ...] = ()
+    """Words by which a sentence asks without a question mark."""
+
+    def of(self, category: Category) -> tuple[str, ...]:
+        """The phrases of a category."""
+        phrases: tuple[str, ...] = getattr(self, category.value)
+        return phrases
+
+
 class Cues(Record):
     """Words that say how to take the others: denied, long ago, imagined, taught, or here and now."""
 
@@ -87,6 +107,7 @@ class Cues(Record):
     education: tuple[Phrase, ...] = ()
     other_sense: tuple[Phrase, ...] = ()
     patient: tuple[Phrase, ...] = ()
+    anyone: tuple[Phrase, ...] = ()
     present: tuple[Phrase, ...] = ()
     present_verbs: tuple[Phrase, ...] = ()
 
@@ -174,6 +195,7 @@ class Language(Record):
     verb_prefixes: VerbPrefixes = VerbPrefixes()
     templates: Templates
     keywords: dict[Category, tuple[Phrase, ...]]
+    asked: Asked = Asked()
     subclasses: dict[Category, dict[str, tuple[Phrase, ...]]] = Field(default_factory=dict)
     cues: Cues = Cues()
     danger: Danger = Danger()

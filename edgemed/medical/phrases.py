@@ -1,9 +1,9 @@
 """Words of a text and phrases found among them: the matcher under question categories and danger signs.
 
 A phrase is a line of words: `snake bite`. A word that ends in `*` stands for all that begin so (`convuls*`), a `*`
-alone for up to four words, a `?` alone for up to one, `#` for a number, `{year}` for a number from 1930 to 2039, and
-`^` before the first word binds it to the start of a clause. Hyphens and slashes between words are blanks; a phrase
-never reaches across a comma or a full stop. In a language with verb prefixes `-vimb*` is the stem after a prefix that
+alone for up to four words, a `?` alone for up to one, `#` for a number, `{year}` for a number from 1930 to 2039,
+`{drug}` for a drug's name, and `^` before the first word binds it to the start of a clause. Hyphens and slashes between
+words are blanks; a phrase never reaches across a comma or a full stop. In a language with verb prefixes `-vimb*` is the stem after a prefix that
 affirms (`anavimba`, `amemvimbisha`), `=pumu*` after one that denies (`hapumui`).
 """
 
@@ -21,6 +21,8 @@ MENDED_WORDS = 400
 """So many unknown words of a text are compared with the known ones letter by letter; bounds the time."""
 _MENDABLE = 7  # letters: shorter words have too many neighbours
 _MENDABLE_VERB = 5  # letters of a verb's stem after its prefix
+DRUG = "{drug}"
+"""Stands for the name of a drug, where a text's words were so marked (`category`)."""
 VERB_SIGNS = ("-", "=")
 """Before a verb's stem: after a prefix that affirms, after one that denies."""
 
@@ -278,7 +280,7 @@ def phrase_symbols(phrase: str, *, joins: bool = True) -> list[str]:
         if piece.startswith("^"):
             symbols.append("^")
             piece = piece[1:]
-        if piece in ("*", "?", "#", "{year}"):
+        if piece in ("*", "?", "#", "{year}", DRUG):
             symbols.append(piece)
             continue
         sign = piece[0] if piece[0] in VERB_SIGNS and len(piece) > 1 else ""

@@ -42,13 +42,14 @@ def test_adding_a_keyword_of_a_class_never_lowers_its_score(text: str, category:
 
 @given(st.lists(st.sampled_from([*WORDS, "the", "and", "leg"]), max_size=8))
 def test_score_of_single_words_equals_a_count_by_hand(words: list[str]) -> None:
-    keywords = language_data().keywords
-    by_hand = {c: sum(word in keywords[c] for word in words) for c in PRIORITY}
+    keywords, asked = language_data().keywords, language_data().asked
+    by_hand = {c: sum(word in keywords[c] or word in asked.of(c) for word in words) for c in PRIORITY}
     assert category_scores(" . ".join(words)) == by_hand
 
 
 def test_a_tie_goes_to_the_more_urgent_class() -> None:
-    assert category_of("dose, seizure") is Category.EMERGENCY
+    assert category_of("syrup, seizure") is Category.EMERGENCY
+    assert category_of("which dose, which symptoms?") is Category.MEDICATION
 
 
 def test_words_inside_other_words_do_not_count() -> None:
@@ -62,6 +63,43 @@ def test_no_text_raises(text: str) -> None:
 
 def test_a_denied_keyword_does_not_count() -> None:
     assert category_of("no convulsions, which tablets?") is Category.MEDICATION
+
+
+def test_words_that_ask_go_before_words_that_name() -> None:
+    assert category_of("Had a biopsy, a scan and a blood culture. Are there home remedies?") is Category.TREATMENT
+    assert category_of("seizures, stroke: what are the causes?") is Category.DIAGNOSIS
+
+
+def test_a_sentence_that_asks_goes_before_one_that_tells() -> None:
+    assert category_of("The cause was a fall, the diagnosis a fracture. What is the treatment?") is Category.TREATMENT
+    assert (
+        category_of("The treatment was long and the surgery hard. I want to know the symptoms.") is Category.DIAGNOSIS
+    )
+
+
+def test_a_longer_phrase_takes_the_sense_of_the_word_in_it() -> None:
+    assert category_of("How do I treat a rash caused by nettles?") is Category.TREATMENT
+    assert category_of("Who can find a doctor to treat it?") is Category.GENERAL
+
+
+@pytest.mark.parametrize(
+    ("question", "category"),
+    [
+        ("Can amoxicillin cause a rash?", Category.MEDICATION),
+        ("What can cause a rash?", Category.DIAGNOSIS),
+        ("Which antibiotic should be used for pneumonia?", Category.TREATMENT),
+        ("Should pneumonia be treated with amoxicillin?", Category.MEDICATION),
+        ("Is metformin given to prevent diabetes?", Category.PREVENTION),
+    ],
+)
+def test_a_drugs_name_is_a_word_of_phrases(question: str, category: Category) -> None:
+    assert category_of(question) is category
+
+
+@given(st.text(max_size=200), st.sampled_from(PRIORITY))
+def test_adding_an_asking_keyword_never_lowers_a_score(text: str, category: Category) -> None:
+    word = language_data().asked.of(category)[0]
+    assert category_scores(f"{text} . {word}")[category] >= category_scores(text)[category] + 1
 
 
 def test_a_danger_sign_is_a_flag_that_dose_words_do_not_outvote() -> None:
