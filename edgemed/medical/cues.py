@@ -41,6 +41,7 @@ class CueKind(IntEnum):
     EDUCATION = auto()
     OTHER_SENSE = auto()
     PATIENT = auto()
+    ANYONE = auto()
     PRESENT = auto()
     PRESENT_VERBS = auto()
 
@@ -123,7 +124,8 @@ class _Here:
 
     def __init__(self, words: Words, kinds: dict[CueKind, list[Found]]) -> None:
         self.present = [cue.start for cue in kinds[CueKind.PRESENT]]
-        self.patient = [cue.start for cue in kinds[CueKind.PATIENT]]
+        anyone = {place for cue in kinds[CueKind.ANYONE] for place in range(cue.start, cue.end)}
+        self.patient = [cue.start for cue in kinds[CueKind.PATIENT] if cue.start not in anyone]
         self.present.sort()
         self.present_clauses = {words.clauses[place] for place in self.present}
         self.present_sentences = {words.sentences[place] for place in self.present}
@@ -197,9 +199,9 @@ def _past(words: Words, kinds: dict[CueKind, list[Found]], here: _Here, distant:
             if words.sentences[start] != words.sentences[cue.start] or here.between(start, min(end, cue.start)):
                 break
             _mark(distant, start, min(end, cue.start))
-            clause -= 1
-            if clause not in bounds:
+            if not start:
                 break
+            clause = words.clauses[start - 1]
 
 
 def _past_time(words: Words, cue: Found, bounds: dict[int, tuple[int, int]], here: _Here, distant: bytearray) -> None:
@@ -213,7 +215,8 @@ def _past_time(words: Words, cue: Found, bounds: dict[int, tuple[int, int]], her
     if end - start > _LEAD_WORDS or here.between(start, end):
         return
     sentence = words.sentences[start]
-    before, after = bounds.get(clause - 1), bounds.get(clause + 1)
+    before = bounds[words.clauses[start - 1]] if start else None
+    after = bounds[words.clauses[end]] if end < len(words) else None
     neighbour = after if before is None or words.sentences[before[0]] != sentence else before
     if neighbour and words.sentences[neighbour[0]] == sentence and not here.between(*neighbour):
         _mark(distant, *neighbour)
