@@ -5,7 +5,8 @@
 DATA is the folder that public_sentences.py describes; without it only `entities_own.jsonl` is measured. Tables:
 precision, recall (Wilson) and F1 (bootstrap over sentences, 95 %) of
 
-* drug: overlapping span, same generic name; "drug span": overlap alone;
+* drug: overlapping span, same generic name (SAME_DRUG below holds names that mean one medicine); "drug span":
+  overlap alone;
 * number: overlapping span, equal low, high and unit, whatever the kind;
 * dose: the same among quantities of kind dose;
 
@@ -82,6 +83,41 @@ def plain_unit(unit: str) -> tuple[str, Fraction]:
         names.append(name)
         factor = factor * size if place == 0 else factor / size
     return "/".join(names), factor
+
+
+SAME_DRUG = {
+    "aspirin": "acetylsalicylic acid",
+    "valproate": "valproic acid",
+    "sodium valproate": "valproic acid",
+    "ors": "oral rehydration salts",
+    "oral rehydration solution": "oral rehydration salts",
+    "vitamin b12": "cyanocobalamin",
+    "hydroxocobalamin": "cyanocobalamin",
+    "vitamin c": "ascorbic acid",
+    "vitamin d": "colecalciferol",
+    "vitamin k": "phytomenadione",
+    "folinic acid": "calcium folinate",
+    "insulin nph": "isophane insulin",
+    "insulin isophane": "isophane insulin",
+    "insulin biphasic": "insulin",
+    "insulin soluble": "insulin",
+    "insulin regular": "insulin",
+    "gentian violet": "methylrosanilinium chloride",
+    "scopolamine": "hyoscine",
+    "hyoscine hydrobromide": "hyoscine",
+    "ringer's lactate": "compound sodium lactate",
+    "ringer lactate": "compound sodium lactate",
+    "adrenaline": "epinephrine",
+    "acetaminophen": "paracetamol",
+}
+"""Other names of one medicine, so that a difference of naming is no error of reading."""
+_STRENGTH_IN_NAME = re.compile(r" \d+(?:\.\d+)?%$")
+
+
+def generic(name: str) -> frozenset[str]:
+    """The parts of a medicine's name, in one naming: the order of a combination and a strength in it do not count."""
+    name = _STRENGTH_IN_NAME.sub("", name.lower())
+    return frozenset(SAME_DRUG.get(part, part) for part in SAME_DRUG.get(name, name).split("-"))
 
 
 @dataclass(frozen=True)
@@ -214,7 +250,7 @@ class Measured:
                 _placed((q[0] for q in label["quantities"]), text), label["quantities"], strict=True
             )
         ]
-        self._count("drug", wanted_drugs, drugs, lambda a, b: _overlap(a, b) and a[2] == b[2], text)
+        self._count("drug", wanted_drugs, drugs, lambda a, b: _overlap(a, b) and generic(a[2]) == generic(b[2]), text)
         self._count("drug span", wanted_drugs, drugs, _overlap, "")
         pairs = self._count("number", wanted, numbers, Number.agrees, text)
         doses = self._count(
@@ -223,7 +259,10 @@ class Measured:
         for name, agreeing in (("kind", pairs), ("comparator", pairs), ("of", doses)):
             for one, two in agreeing:
                 self.shares[name] += 1
-                if getattr(one, name) == getattr(two, name):
+                is_same = (
+                    generic(one.of) == generic(two.of) if name == "of" else getattr(one, name) == getattr(two, name)
+                )
+                if is_same:
                     self.shares[f"{name} right"] += 1
                 elif self.show:
                     said, read = getattr(one, name), getattr(two, name)

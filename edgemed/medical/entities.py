@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from edgemed.medical.amounts import Amount, Unread
+from edgemed.medical.drug_mentions import mentions_of_drugs
 from edgemed.medical.lexicon import FoundTerm, Lexicon, find_terms, shipped_lexicon
 from edgemed.medical.mentions import Entities, Quantity, Term, TermKind, Unparsed
 from edgemed.medical.negation import Scope, scopes_of
@@ -36,9 +37,10 @@ def parse(text: str, language: str = "en", lexicon: Lexicon | None = None) -> En
     plain = reading.plain[: _cut(reading.plain)]
     found = [_without_strength(plain, term) for term in find_terms(plain, lexicon)]
     found = [term for term in found if term.end - term.start > 1 or term.kind is not TermKind.DRUG]
+    written = reading.text if reading.places is None else ""
+    found = mentions_of_drugs(written, plain, found)
     named = [(term.start, term.end) for term in found if _has_digit(plain, term)]
     drug_ends = {term.end for term in found if term.kind is TermKind.DRUG}
-    written = reading.text if reading.places is None else ""
     amounts, unread = amounts_of(plain, named, drug_ends, written)
     unread += _digits_left(plain, [*amounts, *unread, *found])
     if len(plain) < len(reading.plain):

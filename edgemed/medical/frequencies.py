@@ -30,7 +30,9 @@ _PERIOD = "(?:" + "|".join(sorted(_PERIOD_OF, key=len, reverse=True)) + r")\b"
 _PER = r"(?: ?/ ?| ?an? | ?per | ?each | ?every | in an? | in | in each | over | ?- ?a ?- ?| ?- ?| )?"
 
 _TIMES = re.compile(rf"{_RANGE}(?: ?- ?| )?(?:x\b|x(?= ?/)|times?\b){_PER}(?P<period>{_PERIOD})")
-_DAYS_IN = re.compile(rf"{_RANGE} (?:days?|nights?)(?: ?/ ?| a | per | each | every | out of the )(?P<period>week|month|year)\b")
+_DAYS_IN = re.compile(
+    rf"{_RANGE} (?:days?|nights?)(?: ?/ ?| a | per | each | every | out of the )(?P<period>week|month|year)\b"
+)
 _TIMES_COUNTED = re.compile(rf"{_RANGE} ?(?P<period>daily|weekly|monthly|a day|per day|/ ?day|/ ?d\b|/ ?week|/ ?wk)\b")
 _ONCE_VALUES = {"once": 1, "twice": 2, "thrice": 3} | {
     f"{word} time{plural}": value

@@ -195,7 +195,9 @@ _TIME_BEFORE = re.compile(
     r"|again|f/u|fu|rtc|return"
     r"|d|at (?:about|around)|after (?:at least|up to|more than|less than|over)|in (?:about|another|a further|the next|around)|after (?:about|another|the first)) ?$"
 )
-_SECONDS_OF = re.compile(r"\b(?:refill(?: time)?|crt|cap refill|a?ptt|pt|qtc?|interval|latency)[^a-z.;]*(?:(?:is|was|of|over) )?$")
+_SECONDS_OF = re.compile(
+    r"\b(?:refill(?: time)?|crt|cap refill|a?ptt|pt|qtc?|interval|latency)[^a-z.;]*(?:(?:is|was|of|over) )?$"
+)
 _MEAN_AGE = re.compile(r"\b(?:mean|median|average) age\b[^.;]*$|\bage(?: range)?(?: ?[;:(,])? ?(?:range )?$")
 _BABY_BEFORE = re.compile(r"\b(?:newborn|neonate|preterm|prem|premature|baby|primi\w*|g\d ?p\d)\b[^.;]{0,20}$")
 _YEARS_GROUP = re.compile(r"[ -](?:age )?groups?\b")
@@ -205,7 +207,9 @@ _GIVEN_IN = re.compile(
     r"|\b(?:clotted|times|lost|gained|given|run|falls?|fell|rose) in) $"
 )
 _AFTER_COURSE = re.compile(r" of (?:[a-z-]+ ){0,2}(?:treatment|therapy|administration|exposure|infusion|use)\b")
-_VACCINE_AT = re.compile(r"\bvaccin[a-z]+(?: [a-z]+){0,4} at [\d, ]*(?:and )?$|\b(?:fansidar|iptp?) (?:[a-z]+ )?at [\d, ]*(?:and )?$")
+_VACCINE_AT = re.compile(
+    r"\bvaccin[a-z]+(?: [a-z]+){0,4} at [\d, ]*(?:and )?$|\b(?:fansidar|iptp?) (?:[a-z]+ )?at [\d, ]*(?:and )?$"
+)
 _WEIGHT_CUE = re.compile(
     r"\b(?:weigh(?:s|ed|ing|t|ts)?|wt|bodyweight|birth ?weight|bw|born|baby|newborn|infant|neonate|rats?|mice|mouse"
     r"|rabbits?)\b[^.;]{0,16}$"
@@ -330,7 +334,9 @@ def _is_measure(unit: str, before: str, plain: str, end: int) -> bool:
         return True
     if unit in ("g", "mg", "g/day", "mg/day") and _EXCRETED.search(before):
         return True
-    if unit.startswith(("cup", "g", "oz", "mg", "teaspoon", "tablespoon")) and (_EATEN.search(before) or _EATEN_AFTER.match(plain, end)):
+    if unit.startswith(("cup", "g", "oz", "mg", "teaspoon", "tablespoon")) and (
+        _EATEN.search(before) or _EATEN_AFTER.match(plain, end)
+    ):
         return True
     if unit[:1] in "mLg" and _OUTPUT_AFTER.match(plain, end):
         return True

@@ -19,7 +19,9 @@ _KARYOTYPE_OR_DIMENSION = re.compile(
     r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:gradient|images?|mri|ct|recon|view|map|data|echo|ultra|imag|struct|model|scan|conform|print))"
 )
 _CODE = re.compile(r"\d{3,6}\b(?! [.,] \d| ?[%:/-])")
-_CODE_LETTERS = re.compile(r"(?<![A-Za-z])(?!(?:AT|IN|OF|TO|BY|FOR|AND|OR|WITH|THE|OVER|UNDER|ABOUT|FROM|WAS|DAY|IS) )[A-Z]{2,5} $")
+_CODE_LETTERS = re.compile(
+    r"(?<![A-Za-z])(?!(?:AT|IN|OF|TO|BY|FOR|AND|OR|WITH|THE|OVER|UNDER|ABOUT|FROM|WAS|DAY|IS) )[A-Z]{2,5} $"
+)
 _GLUED = re.compile(r"(?P<word>[a-z][a-z.]*)(?P<dash>-?)$")
 _GLUED_ALLOWED = frozenset(
     re.findall(
@@ -57,7 +59,9 @@ _SUFFIX = joined(
     |oxo|thio|dihydroxy|propano|butano|hexan|androst|azido|keto|lipox|nucleot|reductase|dimethyl|methoxy|ethyl|carbox
     |sulfo)\w*)"""
 )
-_CHEMICAL = re.compile(rf"5[ -]{{0,3}}fl[a-z]{{2,6}}uracil\b|\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*")
+_CHEMICAL = re.compile(
+    rf"5[ -]{{0,3}}fl[a-z]{{2,6}}uracil\b|\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*"
+)
 _EXPONENT = re.compile(r"[12](?= ?\))")
 _UNIT_BEFORE = re.compile(r"(?:^|[^a-z])(?:m?in|kg|hr?|days?|d|d?l|ml|g|mmol|s|m|cm|mm)\.? ?\( ?-? ?$")
 """Of a unit whose number is further off: "mL . min ( - 1 )"."""
@@ -74,7 +78,9 @@ _DISEASE_BEFORE = re.compile(
     r"(?:ase|[a-z]osis|[a-z]asis|[a-z]{3}ia|pathy|trophy|trophies|plegia|atosis|[a-z]{3}oma|actinic|syndrome|disease|deficiency"
     r"|disorder|protein|short form|familial|autosomal dominant|autosomal recessive|x-linked) $"
 )
-_LAST_OF_NAME = re.compile(r"\d{1,2}[a-z]?(?= ?[.?](?: |$)| ?$| ?\(| (?:is|are|was|gene|deficiency|syndrome|disease|have|has)\b)")
+_LAST_OF_NAME = re.compile(
+    r"\d{1,2}[a-z]?(?= ?[.?](?: |$)| ?$| ?\(| (?:is|are|was|gene|deficiency|syndrome|disease|have|has)\b)"
+)
 """Of a disease or an enzyme: "spinocerebellar ataxia 2"."""
 _LETTER_AFTER = re.compile(r"\d{1,9}(?:[.,]\d{1,9}){0,3}[a-z]")
 _NOT_NAMES = re.compile(
@@ -94,7 +100,11 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
         return Unread(start, match.end() - 1, "a list numeral")
     if before.endswith(("(", "( ")) and _ITEM_IN_BRACKETS.match(plain, start) and _is_enumerated(plain):
         return Unread(start, start + 1, "a list numeral")
-    if before.endswith(("(", "( ", "-", "- ")) and (match := _EXPONENT.match(plain, start)) and _UNIT_BEFORE.search(before):
+    if (
+        before.endswith(("(", "( ", "-", "- "))
+        and (match := _EXPONENT.match(plain, start))
+        and _UNIT_BEFORE.search(before)
+    ):
         return Unread(start, match.end(), "digits inside a unit")
     if before.endswith(("[ ( ", "[(")) and (match := _ISOTOPE.match(plain, start)):
         return Unread(start, match.end(), "digits inside a name")
