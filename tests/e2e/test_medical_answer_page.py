@@ -174,6 +174,22 @@ def test_numbers_of_a_broken_answer_are_said_to_be_unchecked(browser: Browser) -
         assert "were not checked" in browser.text(".problem")
 
 
+_WITHOUT_VERDICTS = """
+const [real, chunk] = [window.fetch, '{"choices":[{"delta":{"content":"Give 5 mL."},"finish_reason":"stop"}]}'];
+const body = `data: ${chunk}\\n\\ndata: [DONE]\\n\\n`;
+window.fetch = (path, how) => path.startsWith('/v1') ? Promise.resolve(new Response(body)) : real(path, how);
+"""
+
+
+def test_answer_that_comes_without_verdicts_is_said_to_be_unchecked(browser: Browser) -> None:
+    with page(browser):
+        browser.run(_WITHOUT_VERDICTS)
+        ask(browser, "How much?")
+        answered(browser)
+        assert text_of_answer(browser) == "Give 5 mL."
+        assert "were not checked" in browser.text("article .summary")
+
+
 def test_saved_answer_says_so_and_can_be_asked_anew(browser: Browser) -> None:
     with page(browser, RIGHT, cache=ResponseCache(), facts=checked_facts) as server:
         ask(browser, QUESTION)

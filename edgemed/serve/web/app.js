@@ -2,7 +2,7 @@
 // Nothing is stored: questions, answers and calculations are gone with the window.
 
 import { clearCalculators, showCalculators } from "./calculators.js";
-import { Card } from "./card.js";
+import { Card, UNCHECKED_NUMBERS } from "./card.js";
 import { Speaker, announce, button, byId, element } from "./dom.js";
 import { NOT_CHECKED } from "./medical.js";
 import { Failure, readAnswer, readStatus } from "./server.js";
@@ -17,7 +17,6 @@ const MOST_CALCULATIONS = 8;
 
 const ALONE = "This is now the demonstration model, which answers single questions. "
   + "Write the question in full, then ask again.";
-const UNCHECKED_NUMBERS = "The numbers in this incomplete answer were not checked.";
 
 let server = { notice: "Decision support: a clinician decides.", demo: false, demo_notice: "", languages: [] };
 let turns = []; // {question, language, calculations, history, text, complete, medical}: what this window has asked

@@ -4,6 +4,8 @@ import { button, element, withUnitsKept } from "./dom.js";
 import { NOT_CHECKED, dangerBanner, kindLine, noteList, savedLine } from "./medical.js";
 import { contradictions, markedAnswer, summary } from "./numbers.js";
 
+export const UNCHECKED_NUMBERS = "The numbers in this answer were not checked.";
+
 export class Card {
   constructor(turn) {
     this.article = element("article");
@@ -36,8 +38,12 @@ export class Card {
   write(text) {
     this.text.textContent = withUnitsKept(text.trimStart());
   }
-  // Each number with its verdict; returns what to say of them all.
+  // Each number with its verdict; returns what to say of them all. `medical` is null where the server gave none.
   verdicts(text, medical) {
+    if (!medical) {
+      this.text.after(element("p", "summary", UNCHECKED_NUMBERS));
+      return UNCHECKED_NUMBERS;
+    }
     const warning = contradictions(medical.numbers);
     if (warning) this.alerts.append(warning);
     this.text.classList.add("checked");
