@@ -105,10 +105,13 @@ def wished_sampling(request: ChatRequest, pace: Pace) -> tuple[float, float]:
 
 
 def _pace(kind: Classification, options: ServeOptions) -> Pace:
+    pace = pace_of(kind.prompt_category, bool(kind.danger))
     if options.paced:
-        return pace_of(kind.prompt_category, bool(kind.danger))
+        return pace
     longest = options.answer_tokens
-    return Pace(max_tokens=longest, temperature=0, top_p=1, reasoning_tokens=longest, reason="The same for all.")
+    return pace.model_copy(
+        update={"max_tokens": longest, "reasoning_tokens": longest, "temperature": 0.0, "top_p": 1.0}
+    )
 
 
 def _calculated(asked: Calculation, number: int) -> CalculatorResult:
