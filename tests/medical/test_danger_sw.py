@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from edgemed.medical.category import Category, classify
+from edgemed.medical.category import classify
 from edgemed.medical.danger import danger_signs
-from edgemed.medical.language import language_data
+from edgemed.medical.language import Category, language_data
 
 LINES = (Path(__file__).parent / "data/danger_sw.tsv").read_text(encoding="utf-8").splitlines()
 SENTENCES = [line.split("\t") for line in LINES]
