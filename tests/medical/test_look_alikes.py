@@ -1,7 +1,8 @@
 """Medicines that are taken for one another must stay apart: in the text, and in the clinical key.
 
 The pairs are names only, from the ISMP List of Confused Drug Names (updated through February 2023), read in a public
-transcription of it. Left out: pairs of one substance (two salts, two forms, two makers) and products no list here has.
+transcription of it. Left out: products that no list here has. Pairs of one substance (two salts, forms or makers) stand
+apart: they may be one drug, but their doses differ, so an answer on one must never serve for the other.
 """
 
 from __future__ import annotations
@@ -81,6 +82,17 @@ zemplar/zemuron zerit/zyrtec zestril/zetia zestril/zyprexa zocor/zyrtec zolpidem
 zovirax/zyvox zyprexa/zyrtec
 """
 PAIRS = NAMES.split()
+FORMS = (
+    "Abelcet/amphotericin B", "AmBisome/amphotericin B", "amphotericin B/amphotericin B liposomal",
+    "Adderall/Adderall XR", "Bicillin C-R/Bicillin L-A", "cyclosporine/cyclosporine modified",
+    "daunorubicin/daunorubicin liposomal", "doxorubicin/doxorubicin liposomal", "Depakote/Depakote ER",
+    "Depo-Medrol/Solu-Medrol", "Depo-Provera/Depo-SubQ Provera 104", "Effexor/Effexor XR", "Flonase/Flovent",
+    "Humulin/Novolin", "Humulin R U-100/Humulin R U-500", "Metadate CD/Metadate ER", "MS Contin/OxyContin",
+    "oxycodone/OxyContin", "opium tincture/paregoric", "paclitaxel/paclitaxel protein-bound particles",
+    "Renagel/Renvela", "Ritalin LA/Ritalin SR", "Seroquel/Seroquel XR", "Tegretol/Tegretol XR",
+    "Wellbutrin SR/Wellbutrin XL", "Sudafed/Sudafed PE", "Zantac/Zantac 360", "Tylenol/Tylenol PM",
+    "Mucinex D/Mucinex DM", "Lupron Depot-3 Month/Lupron Depot-Ped", "Yasmin/Yaz",
+)  # fmt: skip
 
 
 def halves(pair: str) -> tuple[str, str]:
@@ -108,7 +120,7 @@ def test_look_alikes_are_two_listed_drugs(pair: str) -> None:
     assert one != other
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", [*PAIRS, *FORMS])
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_question_on_one_never_shares_the_key_of_the_other(question: str, pair: str) -> None:
     one, other = (clinical_key(question.format(name)) for name in halves(pair))
