@@ -1,9 +1,11 @@
 """The category of hand-labelled public questions, beside the majority class and a ten-line regular expression.
 
     python benchmarks/medical/bench_category.py DATA --split dev
+    python benchmarks/medical/bench_category.py DATA --split test --half b
 
 DATA is the folder that `category_questions.py` describes, with `medquad/medquad.jsonl.gz` for the second table.
-MedQuAD's question types are mapped to the six categories by `QTYPES`; types that fit none are left out and counted.
+MedQuAD's question types are mapped to the six categories by `QTYPES`; types that fit none are left out and counted. The
+test lines are halved by their position: the lists were mended on half a (even places); half b stays unseen.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from edgemed.medical.language import Category
 LABELS = Path(__file__).parent / "category_labels.jsonl"
 MEDQUAD_SAMPLE, SEED = 3_000, 20261121
 
-BASELINE = (  # written before any list was tuned; the first that is found decides
+BASELINE = (  # plain words of each category; the first that is found decides
     (Category.EMERGENCY, r"emergency|unconscious|not breathing|poison|swallowed|overdose|bleeding heavily"),
     (Category.PREVENTION, r"prevent|vaccin|immuni[sz]|screening|prophyla"),
     (Category.MEDICATION, r"\bdos(e|age|ing)|\bmg\b|tablet|pill|side effect|contraindicat|interact|drug|medication"),
@@ -76,10 +78,14 @@ def confusion(rows: Sequence[tuple[str, Category]]) -> None:
         print(f"{labelled.value:<18}" + "".join(f"{counts[labelled, given]:>12}" for given in Category))
 
 
-def labelled_questions(data: Path, split: str) -> list[tuple[str, Category, str]]:
-    """Text, category and subclass of each question of a split; other data than those labelled are refused."""
+def labelled_questions(data: Path, split: str, half: str = "") -> list[tuple[str, Category, str]]:
+    """Text, category and subclass of each question of a split, or of its half: "a" at even places, "b" at odd ones.
+
+    Other data than those labelled are refused.
+    """
     questions = category_questions(data)
     labels = [row for row in map(json.loads, LABELS.read_text("utf-8").splitlines()) if row["split"] == split]
+    labels = {"": labels, "a": labels[::2], "b": labels[1::2]}[half]
     if any(sha(questions[row["id"]]) != row["sha"] for row in labels):
         raise SystemExit("The questions in this folder are not those that were labelled.")
     return [(questions[row["id"]], Category(row["category"]), row["subclass"]) for row in labels]
@@ -107,10 +113,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
+    parser.add_argument("--half", choices=("a", "b"), default="")
     arguments = parser.parse_args()
-    labelled = labelled_questions(arguments.data, arguments.split)
+    labelled = labelled_questions(arguments.data, arguments.split, arguments.half)
     rows = [(text, category) for text, category, _ in labelled]
-    print(f"category, {arguments.split}: {len(rows)} questions of MeQSum and RQE")
+    print(f"category, {arguments.split} {arguments.half}: {len(rows)} questions of MeQSum and RQE")
     report("edgemed", by_lists, rows)
     report("regular expression", by_expression, rows)
     (most, number), *_ = Counter(category for _, category in rows).most_common()

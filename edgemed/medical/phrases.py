@@ -3,8 +3,8 @@
 A phrase is a line of words: `snake bite`. A word that ends in `*` stands for all that begin so (`convuls*`), a `*`
 alone for up to four words, a `?` alone for up to one, `#` for a number, `{year}` for a number from 1930 to 2039,
 `{drug}` for a drug's name, and `^` before the first word binds it to the start of a clause. Hyphens and slashes between
-words are blanks; a phrase never reaches across a comma or a full stop. In a language with verb prefixes `-vimb*` is the stem after a prefix that
-affirms (`anavimba`, `amemvimbisha`), `=pumu*` after one that denies (`hapumui`).
+words are blanks; a phrase never reaches across a comma or a full stop. In a language with verb prefixes `-vimb*` is the
+stem after a prefix that affirms (`anavimba`, `amemvimbisha`), `=pumu*` after one that denies (`hapumui`).
 """
 
 from __future__ import annotations

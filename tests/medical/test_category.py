@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 
 from edgemed.medical.category import PRIORITY, category_of, category_scores, classify
 from edgemed.medical.language import Category, language_data
+from edgemed.medical.lexicon import find_terms
+from edgemed.medical.mentions import TermKind
+from edgemed.medical.reading import read
 
 WORDS = sorted({word for words in language_data().keywords.values() for word in words if " " not in word})
 
@@ -36,8 +39,7 @@ def test_order_of_single_words_does_not_matter(words: list[str], rng: random.Ran
 
 @given(st.text(max_size=200), st.sampled_from(PRIORITY))
 def test_adding_a_keyword_of_a_class_never_lowers_its_score(text: str, category: Category) -> None:
-    word = language_data().keywords[category][0]
-    assert category_scores(f"{text} . {word}")[category] >= category_scores(text)[category] + 1
+    assert_word_adds(text, language_data().keywords[category][0], category)
 
 
 @given(st.lists(st.sampled_from([*WORDS, "the", "and", "leg"]), max_size=8))
@@ -98,8 +100,18 @@ def test_a_drugs_name_is_a_word_of_phrases(question: str, category: Category) ->
 
 @given(st.text(max_size=200), st.sampled_from(PRIORITY))
 def test_adding_an_asking_keyword_never_lowers_a_score(text: str, category: Category) -> None:
-    word = language_data().asked.of(category)[0]
-    assert category_scores(f"{text} . {word}")[category] >= category_scores(text)[category] + 1
+    assert_word_adds(text, language_data().asked.of(category)[0], category)
+
+
+def assert_word_adds(text: str, word: str, category: Category) -> None:
+    """A word more is one more, or as many where it takes the place of a drug's name, which counts only without one."""
+    before = category_scores(text)[category]
+    drug = any(term.kind in (TermKind.DRUG, TermKind.DRUG_CLASS) for term in find_terms(read(text).plain))
+    assert category_scores(f"{text} . {word}")[category] >= before + (not drug)
+
+
+def test_a_word_that_takes_the_place_of_a_drugs_name_does_not_lower_the_score() -> None:
+    assert_word_adds("lactase", "dose", Category.MEDICATION)
 
 
 def test_a_danger_sign_is_a_flag_that_dose_words_do_not_outvote() -> None:
