@@ -17,7 +17,8 @@ clock times, which are no number, agree when their spans cover the same digits. 
 (Da, W) counts as none.
 
 The test lines of each file are halved by their place among them: half a holds the even ones and has been looked at
-since the first measurement of all; half b stays unread. --show prints what differs (dev and half a only). --speed measures sentences per CPU minute and the CPU time of hostile texts.
+since the first measurement of all; half b stays unread. --show prints what differs (dev and half a only). --speed
+measures sentences per CPU minute and the CPU time of hostile texts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which mentions of drugs a text makes beyond the lists: short names it explains, and substances of the body it does not.
+"""Mentions of drugs beyond the lists: short names that a text explains; and listed names that are no drug in it.
 
 "sirolimus (SRL)" makes every later SRL sirolimus; the dopamine of "dopamine receptors" and the copper of "serum copper"
 are not given to anybody.
@@ -44,7 +44,8 @@ _MEASURED_BEFORE = re.compile(
     r"|responsiveness(?: of [a-z() -]{0,60})? to|depletion of|levels of|concentrations? of|release of|uptake of) $"
 )
 _PART_AFTER = re.compile(
-    r"(?: |-| - )(?:d ?- ?|[a-z]?\d[a-z]? )?(?:\( ?[a-z]?\d ?\) )?(?:d[1-5] |a[12][ab]? |h[1-4] )?(?:- )?(?:receptors?|transporters?|agonists?"
+    r"(?: |-| - )(?:d ?- ?|[a-z]?\d[a-z]? )?(?:\( ?[a-z]?\d ?\) )?(?:d[1-5] |a[12][ab]? "
+    r"|h[1-4] )?(?:- )?(?:receptors?|transporters?|agonists?"
     r"|antagonists?|uptake|reuptake|neurons?|channels?|release|secretion|resistance|sensitivity|responsive|metabolism"
     r"|depletion|turnover|in the (?:body|blood|diet|digestive|striatum|brain|urine|intestine|stomach))\b"
     r"| - \d \(| d[1-5] and d[1-5]\b"

@@ -17,7 +17,9 @@ _JOIN = r"(?: ?- ?| to | or | and |-to-|-or-|/)"
 _RANGE = rf"(?P<low>{NUMBER})(?:{_JOIN}(?P<high>{NUMBER}))?"
 
 _PERIODS = {
-    "day": "24 hours|24 hrs|24 h|24h|days|day|daily|dly|nightly|nights|night|mornings|morning|evenings|evening|bedtime|d",
+    "day": (
+        "24 hours|24 hrs|24 h|24h|days|day|daily|dly|nightly|nights|night|mornings|morning|evenings|evening|bedtime|d"
+    ),
     "week": "weekly|wkly|weeks|week|wk",
     "month": "monthly|mthly|months|month",
     "year": "yearly|annually|years|year",

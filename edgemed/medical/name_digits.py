@@ -16,7 +16,8 @@ _ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
 _ITEM_IN_BRACKETS = re.compile(r"\d ?\) [a-z]")
 _ORDINAL = re.compile(r"\d{1,4}(?:st|nd|rd|th)\b")
 _KARYOTYPE_OR_DIMENSION = re.compile(
-    r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:gradient|images?|mri|ct|recon|view|map|data|echo|ultra|imag|struct|model|scan|conform|print))"
+    r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:gradient|images?|mri|ct|recon|view|map|data|echo|ultra|imag|struct"
+    r"|model|scan|conform|print))"
 )
 _CODE = re.compile(r"\d{3,6}\b(?! [.,] \d| ?[%:/-])")
 _CODE_LETTERS = re.compile(
@@ -75,7 +76,8 @@ _LOCANT = re.compile(r"\d{1,2} - [a-cefijknopqrtuvxz](?= )")
 _STRAIN_BEFORE = re.compile(r"\b[a-z]{1,4}\d{1,3}[a-z]{1,3} ?/ ?$")
 """Of mice: "C57BL/6"."""
 _DISEASE_BEFORE = re.compile(
-    r"(?:ase|[a-z]osis|[a-z]asis|[a-z]{3}ia|pathy|trophy|trophies|plegia|atosis|[a-z]{3}oma|actinic|syndrome|disease|deficiency"
+    r"(?:ase|[a-z]osis|[a-z]asis|[a-z]{3}ia|pathy|trophy|trophies|plegia|atosis|[a-z]{3}oma|actinic|syndrome"
+    r"|disease|deficiency"
     r"|disorder|protein|short form|familial|autosomal dominant|autosomal recessive|x-linked) $"
 )
 _LAST_OF_NAME = re.compile(
@@ -90,16 +92,39 @@ _NOT_NAMES = re.compile(
 
 def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:
     """The name, ordinal, list numeral or citation whose first digits are at this place."""
+    if outside := _citation(plain, start, before) or _numeral(plain, start, before):
+        return outside
+    if part := _part_of_formula(plain, start, before, cut_in_words=cut_in_words):
+        return part
+    if before.endswith("/ " if cut_in_words else "/") and _STRAIN_BEFORE.search(before):
+        return _word(plain, start, start)
+    return _glued(plain, start, before, cut_in_words=cut_in_words) or _named(plain, start, before)
+
+
+def _citation(plain: str, start: int, before: str) -> Unread | None:
+    """The numbers of "[12, 13]" and of "the kidney.3"."""
     if before.endswith(("[", "[ ")) and (match := _CITATION.match(plain, start)):
         return Unread(start, match.end(), "a citation")
     if plain[start] == "." and before[-1:] in ")]\"'" and (match := _RAISED.match(plain, start + 1)):
         return Unread(start + 1, match.end(), "a citation")
     if before.endswith((").", "].", '".')) and (match := _RAISED.match(plain, start)):
         return Unread(start, match.end(), "a citation")
+    return None
+
+
+def _numeral(plain: str, start: int, before: str) -> Unread | None:
+    """A list numeral or an ordinal."""
+    if match := _ORDINAL.match(plain, start):
+        return Unread(start, match.end(), "an ordinal")
     if (match := _ITEM.match(plain, start)) and _ITEM_BEFORE.search(before):
         return Unread(start, match.end() - 1, "a list numeral")
     if before.endswith(("(", "( ")) and _ITEM_IN_BRACKETS.match(plain, start) and _is_enumerated(plain):
         return Unread(start, start + 1, "a list numeral")
+    return None
+
+
+def _part_of_formula(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:
+    """Digits of a unit, an isotope, a chromosome, a chemical or the name of a disease."""
     if (
         before.endswith(("(", "( ", "-", "- "))
         and (match := _EXPONENT.match(plain, start))
@@ -110,19 +135,15 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
         return Unread(start, match.end(), "digits inside a name")
     if match := _KARYOTYPE_OR_DIMENSION.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
-    if match := _ORDINAL.match(plain, start):
-        return Unread(start, match.end(), "an ordinal")
     if before.endswith(("q", "p")) and _BAND_BEFORE.search(before) and (match := _BAND.match(plain, start)):
         return Unread(start - 1, match.end(), "digits inside a name")
     if cut_in_words and (match := _LOCANT.match(plain, start)):
         return Unread(start, match.end(), "digits inside a name")
-    if before.endswith("/ " if cut_in_words else "/") and _STRAIN_BEFORE.search(before):
-        return _word(plain, start, start)
     if _DISEASE_BEFORE.search(before) and (match := _LAST_OF_NAME.match(plain, start)):
         return Unread(start, match.end(), "digits inside a name")
     if match := _CHEMICAL.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
-    return _glued(plain, start, before, cut_in_words=cut_in_words) or _named(plain, start, before)
+    return None
 
 
 def code_at(plain: str, start: int, before: str, written: str) -> Unread | None:

@@ -72,7 +72,8 @@ NEXT_DOSE = 60
 """How many characters after a dose a bare number may be the next one."""
 _NEXT_BEFORE = re.compile(r"(?:\b(?:and|then|plus|now|to)|,|/|\+) ?$")
 _NEXT_AFTER = re.compile(
-    r" (?:(?:before|with|after) (?:breakfast|lunch|dinner|supper|tea|bed|sleep)|at (?:night|bed|noon|lunch|supper|dinner"
+    r" (?:(?:before|with|after) (?:breakfast|lunch|dinner|supper|tea|bed|sleep)|at (?:night|bed|noon|lunch|supper"
+    r"|dinner"
     r"|breakfast|midday)|in the (?:morning|evening|afternoon)|nocte|mane|o\.?d|b\.?d|tds|qds|daily|every \d|for \d|once"
     r"|twice|three times|[68]-? ?hourly|12-? ?hourly|pm\b|am\b|next day)\b"
 )

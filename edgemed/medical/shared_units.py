@@ -7,7 +7,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 from edgemed.medical.amounts import Amount
-from edgemed.medical.kinds import BEFORE, kind_of
+from edgemed.medical.comparators import BEFORE
+from edgemed.medical.kinds import kind_of
 from edgemed.medical.mentions import QuantityKind
 from edgemed.medical.numbers import NUMBER, value_of
 from edgemed.medical.units import FORMS

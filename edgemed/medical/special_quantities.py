@@ -15,14 +15,16 @@ _COURSE = re.compile(
 )
 _COURSE_UNIT = {"7": ("day", 1), "52": ("day", 7), "12": ("month", 1)}
 _COURSE_BEFORE = re.compile(
-    r"(?:\bx|\bfor|\bin|\bat|\bby|\buntil|\btill|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc|\bevery|\bage[d]?|\bage of|;"
+    r"(?:\bx|\bfor|\bin|\bat|\bby|\buntil|\btill|\breview|f/u|\bfu|\bover|\blast|\bpast|\bafter|\bagain|\brtc"
+    r"|\bevery|\bage[d]?|\bage of|;"
     r"|,) ?:?$"
 )
 _COURSE_AFTER = re.compile(
     r" ?(?:ago|old|hx|h/o|history|of |later|course|supply|baby|infant|boy|girl|male|female|m\b|f\b)"
 )
 _COURSE_TIME = re.compile(
-    r"\b(?:in|at|by|until|till|review(?:ed)?|rv|fu|f/u|after|again|return|rtc|see|back|recheck|repeat|tca)\b[ :a-z]{0,8}$"
+    r"\b(?:in|at|by|until|till|review(?:ed)?|rv|fu|f/u|after|again|return|rtc|see|back|recheck|repeat"
+    r"|tca)\b[ :a-z]{0,8}$"
 )
 _OF_24 = re.compile(r"(?P<n>[12468]|12) ?/ ?24(?![\d/.])")
 _FORM_BEFORE = re.compile(r"(?:\d ?(?:mg|m?cg|g|ml|units|iu)|\b(?:tabs?|tablets?|caps|puffs?|iv|po|im|sc|every|q)) ?$")
