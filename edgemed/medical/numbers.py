@@ -104,9 +104,6 @@ def value_of(text: str) -> Fraction | None:
         return None if whole is None else whole + Fraction(1, int(part[-1]) if "/" in part else _PART_VALUE[part[:3]])
     if text[0].isalpha():
         return _of_words(text)
-    if power := _POWER_OF_TEN.fullmatch(text):
-        exponent = int(power[1].translate(_SUPERSCRIPTS))
-        return Fraction(10**exponent) if exponent <= MAX_DIGITS else None
     scale = Fraction(1)
     if power := _POWER_TAIL.search(text):
         exponent = int(power[1].translate(_SUPERSCRIPTS))
@@ -116,12 +113,15 @@ def value_of(text: str) -> Fraction | None:
     return _of_digits(text, scale)
 
 
-def _of_digits(text: str, scale: Fraction) -> Fraction:
+def _of_digits(text: str, scale: Fraction) -> Fraction | None:
     if text.endswith("k"):
         text, scale = text[:-1], scale * 1000
     while text[-1].isalpha():
         word = re.split(r"[ \d]", text)[-1]
         text, scale = text.removesuffix(word).rstrip(), scale * _SCALES[word.removesuffix("s")]
+    if power := _POWER_OF_TEN.fullmatch(text):
+        exponent = int(power[1].translate(_SUPERSCRIPTS))
+        return 10**exponent * scale if exponent <= MAX_DIGITS else None
     if text[-1] in _VULGAR:
         text = f"{text[:-1].rstrip()} {_VULGAR[text[-1]]}"
     if "/" in text:
