@@ -125,7 +125,9 @@ class _Here:
     def __init__(self, words: Words, kinds: dict[CueKind, list[Found]]) -> None:
         self.present = [cue.start for cue in kinds[CueKind.PRESENT]]
         anyone = {place for cue in kinds[CueKind.ANYONE] for place in range(cue.start, cue.end)}
-        self.patient = [cue.start for cue in kinds[CueKind.PATIENT] if cue.start not in anyone]
+        self.patient = [
+            cue.start for cue in kinds[CueKind.PATIENT] if not (cue.start in anyone and cue.end - 1 in anyone)
+        ]
         self.present.sort()
         self.present_clauses = {words.clauses[place] for place in self.present}
         self.present_sentences = {words.sentences[place] for place in self.present}

@@ -144,3 +144,19 @@ def test_a_hundred_kilobytes_take_a_tenth_of_a_second(piece: str) -> None:
         danger_signs(text)
         fastest = min(fastest, time.process_time() - start)
     assert fastest < 0.1, f"{fastest:.3f} s"
+
+
+def test_dose_question_about_anyone_is_no_alarm_but_one_about_somebody_is() -> None:
+    assert not danger_signs("dose of salbutamol for severe asthma attack in a child?")
+    assert not danger_signs("What amount of diazepam is right for an adult with convulsions?")
+    assert "breathing-distress" in signs("dose of salbutamol for my child with a severe asthma attack?")
+    assert "convulsion" in signs("Diazepam dose for a 10 kg child having convulsions")
+
+
+def test_words_that_say_it_is_over_reach_back_over_a_comma_and_now() -> None:
+    assert not danger_signs("bled a lot with the second, now asks about pills")
+    assert "bleeding" in signs("bled a lot with the second, now bleeding a lot")
+
+
+def test_teacher_is_no_misspelt_teaching() -> None:
+    assert signs("our teacher collapsed in front of the children")
