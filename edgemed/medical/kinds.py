@@ -112,7 +112,8 @@ _MEASURED = re.compile(
 )
 _SCORED_AFTER = re.compile(
     r"[ -]{0,3}(?:fold\b|times (?:the|more|less|higher|lower|greater|normal|as|upper|u\.?l\.?n)|sd\b"
-    r"|standard deviation|out of|point)"
+    r"|standard deviation|out of(?! \d+ (?:patients|subjects|cases|animals|rats|mice|eyes|infants|participants"
+    r"|volunteers))|point)"
 )
 _YEAR_BEFORE = re.compile(
     r"(?:\b(?:in|since|by|until|till|from|before|after|during|of|year|early|late|mid|between|and|to)|-|\(|,) ?$"

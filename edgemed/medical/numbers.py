@@ -117,7 +117,7 @@ def _of_digits(text: str, scale: Fraction) -> Fraction | None:
     if text.endswith("k"):
         text, scale = text[:-1], scale * 1000
     while text[-1].isalpha():
-        word = re.split(r"[ \d]", text)[-1]
+        word = re.split(rf"[ \d{VULGAR}⁰¹²³⁴⁵⁶⁷⁸⁹]", text)[-1]
         text, scale = text.removesuffix(word).rstrip(), scale * _SCALES[word.removesuffix("s")]
     if power := _POWER_OF_TEN.fullmatch(text):
         exponent = int(power[1].translate(_SUPERSCRIPTS))

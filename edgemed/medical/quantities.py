@@ -296,7 +296,10 @@ class _Reader:
     def _kinded(self, low: Fraction, high: Fraction, chain: str, end: int) -> Amount:
         """The amount with the kind that its unit and the words around it say, in canonical units."""
         plain, before, start = self.plain, self.before, self.start
-        unit, end = self._unit_meant(low, high, chain, end)
+        unit, reached = self._unit_meant(low, high, chain, end)
+        if reached < end and (number := _NUMBER.match(plain, start)):
+            reached = max(reached, number.end())  # the unit may stand behind a later number
+        end = reached
         if not chain and not unit and (day := _DAY_BEFORE.search(before)):
             name, factor = canonical(day["unit"].removesuffix("s").replace("hour", "h"))
             return Amount(QuantityKind.TIME, low * factor, high * factor, name, start, end)

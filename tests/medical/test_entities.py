@@ -140,3 +140,18 @@ def test_a_person_without_numbers_gives_no_quantity() -> None:
     found = parse("Can I take ibuprofen while breastfeeding?")
     assert found.quantities == ()
     assert [term.name for term in found.terms if term.kind is TermKind.DRUG] == ["ibuprofen"]
+
+
+@pytest.mark.parametrize(
+    ("text", "drugs"),
+    [
+        ("sirolimus (SRL) was stopped; SRL 2 mg", ["sirolimus", "sirolimus", "sirolimus"]),
+        ("sirolimus ( SRL ) before SRL therapy", ["sirolimus", "sirolimus", "sirolimus"]),
+        ("morphine (IV) then IV fluids", ["morphine"]),
+        ("the dopamine receptor blocker haloperidol", ["haloperidol"]),
+        ("dopamine 5 mcg/kg/min", ["dopamine"]),
+        ("bicarb 9 mEq/L", []),
+    ],
+)
+def test_short_names_and_substances_of_the_body(text: str, drugs: list[str]) -> None:
+    assert [term.name for term in parse(text).terms if term.kind is TermKind.DRUG] == drugs
