@@ -2,6 +2,8 @@
 
 import { button, duration, element, icon, listed } from "./dom.js";
 
+// On unseen sentences the word lists missed about one danger in ten: their silence must not reassure anybody.
+export const NONE_FOUND = "No danger sign found; the word lists can miss some, so look for yourself.";
 export const NOT_CHECKED = "Danger signs are not checked in this language.";
 
 const SHOWN_NOTES = 6;
@@ -18,7 +20,8 @@ export function dangerBanner(signs) {
 
 export function kindLine(medical) {
   const subclass = medical.subclass ? ` (${plain(medical.subclass)})` : "";
-  return element("p", "kind", `Understood as: ${plain(medical.category)}${subclass}`);
+  const found = medical.danger_signs.length || !medical.danger_checked ? "" : ` ${NONE_FOUND}`;
+  return element("p", "kind", `Understood as: ${plain(medical.category)}${subclass}.${found}`);
 }
 
 function plain(slug) {
