@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 
-from edgemed.medical.lexicon import Lexicon, find_terms, shipped_lexicon
 from edgemed.medical.mentions import TermKind
-from edgemed.medical.morphology import mentions_of
 from edgemed.medical.reading import read
+from edgemed.medical.terms.lexicon import Lexicon, find_terms, shipped_lexicon
+from edgemed.medical.terms.morphology import mentions_of
 
 DISEASE = frozenset([TermKind.CONDITION, TermKind.FINDING, TermKind.RENAL, TermKind.HEPATIC, TermKind.ALLERGY])
 SPACELESS = frozenset("-/'")

@@ -16,13 +16,13 @@ from functools import cache
 from pathlib import Path
 
 from edgemed.core.records import Record
-from edgemed.medical.cues import clause_words, cue_matcher, standing_of
 from edgemed.medical.danger import HEAD, TAIL, DangerSign, danger_signs
 from edgemed.medical.language import DEFAULT_LANGUAGE, Category, Language, language_data
-from edgemed.medical.lexicon import find_terms
+from edgemed.medical.matching.cues import clause_words, cue_matcher, standing_of
+from edgemed.medical.matching.phrases import DRUG, Phrases, Words, words_of
 from edgemed.medical.mentions import TermKind
-from edgemed.medical.phrases import DRUG, Phrases, Words, words_of
 from edgemed.medical.reading import Reading, read
+from edgemed.medical.terms.lexicon import find_terms
 
 PRIORITY = (
     Category.EMERGENCY,

@@ -10,12 +10,12 @@ Similar is not enough: equal keys are needed for a cached answer, and a missed c
 from __future__ import annotations
 
 from edgemed.core.records import Record
-from edgemed.medical.lexicon import Lexicon
+from edgemed.medical.asking.question_items import Item, items_of
+from edgemed.medical.asking.question_order import order_of
+from edgemed.medical.asking.question_words import Role
+from edgemed.medical.asking.what_is_asked import Asked, what_is_asked
 from edgemed.medical.mentions import QuantityKind, TermKind
-from edgemed.medical.question_items import Item, items_of
-from edgemed.medical.question_order import order_of
-from edgemed.medical.question_words import Role
-from edgemed.medical.what_is_asked import Asked, what_is_asked
+from edgemed.medical.terms.lexicon import Lexicon
 
 MAX_QUESTION = 2000
 """Characters; longer texts are cases of their own and are not answered from a cache."""

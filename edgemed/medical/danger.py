@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemed.core.records import Record
-from edgemed.medical.cues import N_CUES, Standing, clause_words, standing_of
-from edgemed.medical.danger_rules import NumberRule, Rule, Rules, danger_rules
 from edgemed.medical.language import DEFAULT_LANGUAGE, Language, language_data
-from edgemed.medical.phrases import Found, Words, words_of
+from edgemed.medical.matching.cues import N_CUES, Standing, clause_words, standing_of
+from edgemed.medical.matching.danger_rules import NumberRule, Rule, Rules, danger_rules
+from edgemed.medical.matching.phrases import Found, Words, words_of
 from edgemed.medical.reading import Reading, read
 
 HEAD, TAIL = 10_000, 2_000

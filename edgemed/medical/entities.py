@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from edgemed.medical.amounts import Amount, Unread
-from edgemed.medical.drug_mentions import mentions_of_drugs
-from edgemed.medical.lexicon import FoundTerm, Lexicon, find_terms, shipped_lexicon
 from edgemed.medical.mentions import Entities, Quantity, Term, TermKind, Unparsed
-from edgemed.medical.negation import Scope, scopes_of
 from edgemed.medical.owners import owned
-from edgemed.medical.quantities import amounts_of
+from edgemed.medical.quantities.amounts import Amount, Unread
+from edgemed.medical.quantities.finding import amounts_of
 from edgemed.medical.reading import Reading, read
+from edgemed.medical.terms.drug_mentions import mentions_of_drugs
+from edgemed.medical.terms.lexicon import FoundTerm, Lexicon, find_terms, shipped_lexicon
+from edgemed.medical.terms.negation import Scope, scopes_of
 
 MAX_CHARACTERS = 24_000
 """What follows is reported as one unparsed rest, which bounds the time of a hostile text."""

@@ -14,8 +14,8 @@ from enum import StrEnum
 from fractions import Fraction
 
 from edgemed.core.records import Record
-from edgemed.medical.guard_scope import Scope, scopes_of_answer
-from edgemed.medical.guard_sources import (
+from edgemed.medical.checking.scope import Scope, scopes_of_answer
+from edgemed.medical.checking.sources import (
     CitedText,
     DoseFact,
     ReadSources,
@@ -23,8 +23,8 @@ from edgemed.medical.guard_sources import (
     SupportedDose,
     read_sources,
 )
+from edgemed.medical.checking.stated_numbers import Part, Rate, Stated, StatedText, stated
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.stated_numbers import Part, Rate, Stated, StatedText, stated
 
 __all__ = ["CheckedNumber", "CitedText", "GuardResult", "Source", "SupportedDose", "Verdict", "check_numbers"]
 

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
-from edgemed.medical.phrases import VERB_SIGNS, phrase_symbols
+from edgemed.medical.matching.phrases import VERB_SIGNS, phrase_symbols
 from edgemed.medical.reading import read
 
 DEFAULT_LANGUAGE = "en"
@@ -264,7 +264,7 @@ def _faults(error: ValidationError) -> str:
 
 
 def _check_rules(data: Language, file: Traversable) -> None:
-    from edgemed.medical.danger_rules import rules_of
+    from edgemed.medical.matching.danger_rules import rules_of
 
     try:
         rules_of(data)

@@ -11,10 +11,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgemed.medical.amounts import Amount
-from edgemed.medical.lexicon import FoundTerm
 from edgemed.medical.mentions import QuantityKind, TermKind
-from edgemed.medical.numbers import joined
+from edgemed.medical.quantities.amounts import Amount
+from edgemed.medical.quantities.numbers import joined
+from edgemed.medical.terms.lexicon import FoundTerm
 
 LINKED = (QuantityKind.DOSE, QuantityKind.FREQUENCY, QuantityKind.DURATION)
 """Kinds that belong to a drug."""

@@ -21,9 +21,9 @@ from pydantic import Field, ValidationError
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
 from edgemed.medical.language import DEFAULT_LANGUAGE
-from edgemed.medical.lexicon import shipped_lexicon
 from edgemed.medical.reading import Reading, read
-from edgemed.medical.term_forms import WORD, forms_of, words_of
+from edgemed.medical.terms.lexicon import shipped_lexicon
+from edgemed.medical.terms.term_forms import WORD, forms_of, words_of
 
 MAX_NOTES = 100
 """So many of one text are given; nobody reads more beside a question."""

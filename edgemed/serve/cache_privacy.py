@@ -183,8 +183,8 @@ def _private_word(text: str, words: Words) -> PrivateReason | None:
 
 def _words(text: str, file: WordFile) -> Iterator[_Word]:
     """The words of a text, and what the medical lists and their place in the sentence say of them."""
-    from edgemed.medical.lexicon import find_terms
     from edgemed.medical.reading import read
+    from edgemed.medical.terms.lexicon import find_terms
 
     plain = read(text).plain
     terms = iter([term for term in find_terms(plain) if term.listed])

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from edgemed.medical.category import PRIORITY, category_of, category_scores, classify
 from edgemed.medical.language import Category, language_data
-from edgemed.medical.lexicon import find_terms
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.reading import read
+from edgemed.medical.terms.lexicon import find_terms
 
 WORDS = sorted({word for words in language_data().keywords.values() for word in words if " " not in word})
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemed.core.errors import UsageError
+from edgemed.medical.asking.question_words import Role, question_words
+from edgemed.medical.asking.same_meaning import same_meaning
 from edgemed.medical.clinical_key import MAX_QUESTION, ClinicalKey, clinical_key, compare
-from edgemed.medical.lexicon import shipped_lexicon
 from edgemed.medical.mentions import TermKind
-from edgemed.medical.question_words import Role, question_words
-from edgemed.medical.same_meaning import same_meaning
+from edgemed.medical.terms.lexicon import shipped_lexicon
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "medical"))
 from minimal_pairs import equal_pairs, minimal_pairs, name_twins
@@ -246,7 +246,7 @@ def test_words_with_a_clinical_sense_are_never_left_out(word: str) -> None:
 
 def test_a_damaged_list_is_refused_with_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
     question_words.cache_clear()
-    monkeypatch.setattr("edgemed.medical.question_words._read", lambda name: {"dose": {"phrases": []}})
+    monkeypatch.setattr("edgemed.medical.asking.question_words._read", lambda name: {"dose": {"phrases": []}})
     with pytest.raises(UsageError, match="fillers"):
         question_words()
     monkeypatch.undo()

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemed.core.errors import UsageError
-from edgemed.medical import lexicon as lexicon_module
-from edgemed.medical.lexicon import FoundTerm, find_terms, shipped_lexicon
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.reading import read
-from edgemed.medical.term_forms import american, forms_of, sound_of
+from edgemed.medical.terms import lexicon as lexicon_module
+from edgemed.medical.terms.lexicon import FoundTerm, find_terms, shipped_lexicon
+from edgemed.medical.terms.term_forms import american, forms_of, sound_of
 
 
 def found(text: str) -> list[FoundTerm]:

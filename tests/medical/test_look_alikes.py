@@ -10,9 +10,9 @@ from __future__ import annotations
 import pytest
 
 from edgemed.medical.clinical_key import clinical_key, compare
-from edgemed.medical.lexicon import find_terms
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.reading import read
+from edgemed.medical.terms.lexicon import find_terms
 
 QUESTIONS = ("What is the dose of {} in adults?", "Can I give {} with warfarin?", "{} side effects in pregnancy")
 NAMES = """

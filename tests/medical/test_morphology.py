@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemed.medical.morphology import mentions_of
+from edgemed.medical.terms.morphology import mentions_of
 
 
 def said(text: str) -> list[tuple[str, str]]:

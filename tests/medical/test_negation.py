@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemed.medical.negation import languages, scopes_of
 from edgemed.medical.reading import read
+from edgemed.medical.terms.negation import languages, scopes_of
 
 # sentence | words=status: n negated, h past, f family, p possible, 0 none of them
 TABLE = r"""

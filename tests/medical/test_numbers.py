@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemed.medical.numbers import NUMBER, ONES, TENS, value_of
+from edgemed.medical.quantities.numbers import NUMBER, ONES, TENS, value_of
 
 _NUMBER = re.compile(NUMBER)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemed.medical.amounts import Amount
-from edgemed.medical.quantities import MAX_NUMBERS, amounts_of
+from edgemed.medical.quantities.amounts import Amount
+from edgemed.medical.quantities.finding import MAX_NUMBERS, amounts_of
 from edgemed.medical.reading import read
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemed.medical.unit_chains import CHAIN, symbols
-from edgemed.medical.units import SPELLINGS, SYMBOL_OF, canonical
+from edgemed.medical.quantities.unit_chains import CHAIN, symbols
+from edgemed.medical.quantities.units import SPELLINGS, SYMBOL_OF, canonical
 
 _CHAIN = re.compile(CHAIN)
 

@@ -11,19 +11,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from edgemed.medical import special_quantities
-from edgemed.medical.amounts import Amount, Unread
-from edgemed.medical.calendar_times import time_at
-from edgemed.medical.comparators import BEFORE, comparator_of
-from edgemed.medical.frequencies import frequency_at, times_alone
-from edgemed.medical.kinds import kind_of
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.name_digits import code_at, name_at
-from edgemed.medical.numbers import NUMBER, VULGAR, WORDS, joined, value_of
-from edgemed.medical.shared_units import with_shared_units
-from edgemed.medical.time_kinds import OLD
-from edgemed.medical.unit_chains import CHAIN, symbols
-from edgemed.medical.units import CALENDAR, FORMS, SPELLINGS, SYMBOL_OF, canonical
+from edgemed.medical.quantities import special_quantities
+from edgemed.medical.quantities.amounts import Amount, Unread
+from edgemed.medical.quantities.calendar_times import time_at
+from edgemed.medical.quantities.comparators import BEFORE, comparator_of
+from edgemed.medical.quantities.frequencies import frequency_at, times_alone
+from edgemed.medical.quantities.kinds import kind_of
+from edgemed.medical.quantities.name_digits import code_at, name_at
+from edgemed.medical.quantities.numbers import NUMBER, VULGAR, WORDS, joined, value_of
+from edgemed.medical.quantities.shared_units import with_shared_units
+from edgemed.medical.quantities.time_kinds import OLD
+from edgemed.medical.quantities.unit_chains import CHAIN, symbols
+from edgemed.medical.quantities.units import CALENDAR, FORMS, SPELLINGS, SYMBOL_OF, canonical
 
 MAX_NUMBERS = 400
 """More in one text are reported as one unread rest, which bounds the time of a hostile text."""

@@ -12,12 +12,12 @@ from typing import TypeAlias
 from pydantic import Field, model_validator
 
 from edgemed.core.records import Record
-from edgemed.medical.amounts import Amount
 from edgemed.medical.calculators.record import CalculatedValue, CalculatorResult
-from edgemed.medical.lexicon import Lexicon, shipped_lexicon
+from edgemed.medical.checking.stated_numbers import Stated, StatedText, stated
 from edgemed.medical.mentions import TermKind
+from edgemed.medical.quantities.amounts import Amount
 from edgemed.medical.reading import read
-from edgemed.medical.stated_numbers import Stated, StatedText, stated
+from edgemed.medical.terms.lexicon import Lexicon, shipped_lexicon
 
 
 class SupportedDose(Record):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.numbers import joined
-from edgemed.medical.time_kinds import COMPARING, calendar_kind
-from edgemed.medical.units import CALENDAR
+from edgemed.medical.quantities.numbers import joined
+from edgemed.medical.quantities.time_kinds import COMPARING, calendar_kind
+from edgemed.medical.quantities.units import CALENDAR
 
 _AGE_WORD_BEFORE = re.compile(
     rf"(?:\bage[ds]?\b(?:(?: |:|=)+{COMPARING})*|\b(?:older|younger) than|\bturned"

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from edgemed.medical.amounts import Amount
-from edgemed.medical.guard_sources import ROUTE, DoseFact, ReadSources, condition_words, words_in
-from edgemed.medical.stated_numbers import Part, Stated, StatedText
+from edgemed.medical.checking.sources import ROUTE, DoseFact, ReadSources, condition_words, words_in
+from edgemed.medical.checking.stated_numbers import Part, Stated, StatedText
+from edgemed.medical.quantities.amounts import Amount
 
 _GROUP = re.compile(
     r"\b(?:not|non|never)[ -](?:pregnant|breastfeeding|an? adult)\b"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from edgemed.medical.amounts import Amount
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.numbers import NUMBER, joined, value_of
-from edgemed.medical.units import CALENDAR, SYMBOL_OF, canonical
+from edgemed.medical.quantities.amounts import Amount
+from edgemed.medical.quantities.numbers import NUMBER, joined, value_of
+from edgemed.medical.quantities.units import CALENDAR, SYMBOL_OF, canonical
 
 _JOIN = r"(?: ?- ?| to | or | and |-to-|-or-|/)"
 _RANGE = rf"(?P<low>{NUMBER})(?:{_JOIN}(?P<high>{NUMBER}))?"

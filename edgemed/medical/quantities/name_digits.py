@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from edgemed.medical.amounts import Unread
-from edgemed.medical.kinds import is_measured
-from edgemed.medical.numbers import NUMBER, joined
-from edgemed.medical.unit_chains import CHAIN
+from edgemed.medical.quantities.amounts import Unread
+from edgemed.medical.quantities.kinds import is_measured
+from edgemed.medical.quantities.numbers import NUMBER, joined
+from edgemed.medical.quantities.unit_chains import CHAIN
 
 _CITATION = re.compile(r"\d{1,5}(?: ?[,-] ?\d{1,5}){0,9} ?\]")
 _RAISED = re.compile(r"\d{1,2}(?:,\d{1,2}){0,4}(?=$| [a-z(])")

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
-from edgemed.medical.term_forms import JOINS, WORD, words_of
+from edgemed.medical.terms.term_forms import JOINS, WORD, words_of
 
 Status = Literal["negated", "past", "family", "possible"]
 

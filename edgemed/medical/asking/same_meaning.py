@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
-from edgemed.medical.lexicon import Lexicon
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.reading import read
-from edgemed.medical.term_forms import american, sound_of, words_of
+from edgemed.medical.terms.lexicon import Lexicon
+from edgemed.medical.terms.term_forms import american, sound_of, words_of
 
 
 class _List(Record):

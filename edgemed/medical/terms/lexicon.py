@@ -22,7 +22,7 @@ from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.reading import read
-from edgemed.medical.term_forms import AFTER_LETTER, JOINS, WORD, forms_of, sound_of, words_of
+from edgemed.medical.terms.term_forms import AFTER_LETTER, JOINS, WORD, forms_of, sound_of, words_of
 
 ListRecord = TypeVar("ListRecord", bound=Record)
 Forms = dict[str, tuple["Entry", ...] | None]

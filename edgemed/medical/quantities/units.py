@@ -124,7 +124,7 @@ def _registry() -> pint.UnitRegistry[Fraction]:
     import pint  # a quarter of a second: only when the first unit is read
 
     registry: pint.UnitRegistry[Fraction] = pint.UnitRegistry(None, non_int_type=Fraction)
-    lines = resources.files("edgemed.medical").joinpath("units.txt").read_text(encoding="utf-8").splitlines()
+    lines = resources.files("edgemed.medical.quantities").joinpath("units.txt").read_text(encoding="utf-8").splitlines()
     registry.load_definitions([line for line in lines if line and not line.startswith("#")])
     return registry
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from edgemed.medical.cues import N_CUES, cue_phrases
 from edgemed.medical.language import Language, NumberSign, language_data
-from edgemed.medical.phrases import Phrases, phrase_symbols
+from edgemed.medical.matching.cues import N_CUES, cue_phrases
+from edgemed.medical.matching.phrases import Phrases, phrase_symbols
 from edgemed.medical.reading import read
 
 MOST_PHRASES = 8000

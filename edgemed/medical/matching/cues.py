@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from edgemed.medical.language import Cues, Language, language_data
-from edgemed.medical.phrases import Found, Phrases, Words
+from edgemed.medical.matching.phrases import Found, Phrases, Words
 
 NARROW, WIDE, BACK = 5, 14, 8
 """Words that a negation reaches forwards ("not"; "denies") and backwards ("ruled out"), if nothing ends it before."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from edgemed.medical.amounts import Amount, Unread
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.numbers import joined
+from edgemed.medical.quantities.amounts import Amount, Unread
+from edgemed.medical.quantities.numbers import joined
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = joined(

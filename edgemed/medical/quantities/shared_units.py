@@ -6,12 +6,12 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-from edgemed.medical.amounts import Amount
-from edgemed.medical.comparators import BEFORE
-from edgemed.medical.kinds import kind_of
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.numbers import NUMBER, value_of
-from edgemed.medical.units import FORMS
+from edgemed.medical.quantities.amounts import Amount
+from edgemed.medical.quantities.comparators import BEFORE
+from edgemed.medical.quantities.kinds import kind_of
+from edgemed.medical.quantities.numbers import NUMBER, value_of
+from edgemed.medical.quantities.units import FORMS
 
 _LIST = re.compile(r" ?[,;/-]? ?(?:(?:and then|and|or|then|plus|vs\.?|versus|to|&) )?")
 _COMMA = re.compile(r", ?| , | ?; ?|-")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from edgemed.medical.amounts import Amount
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.numbers import NUMBER, TENS, joined, value_of
-from edgemed.medical.unit_chains import CHAIN
+from edgemed.medical.quantities.amounts import Amount
+from edgemed.medical.quantities.numbers import NUMBER, TENS, joined, value_of
+from edgemed.medical.quantities.unit_chains import CHAIN
 
 _COURSE = re.compile(
     r"(?!24/7)(?P<n>\d{1,2})(?: ?- ?(?P<high>\d{1,2}))? ?/ ?(?P<of>7|52|12)(?![\d/]|\.\d)(?! ?(?:mm|mg|ml|mcg|g)\b)"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgemed.medical.asking.question_items import Item
+from edgemed.medical.asking.question_words import Intent, QuestionWords, Role, question_words
 from edgemed.medical.mentions import TermKind
-from edgemed.medical.question_items import Item
-from edgemed.medical.question_words import Intent, QuestionWords, Role, question_words
 
 _DRUG = frozenset([TermKind.DRUG, TermKind.DRUG_CLASS])
 _WH = frozenset(["how", "when", "why", "where", "who", "whom", "whose"])

@@ -13,11 +13,11 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import TypeVar
 
-from edgemed.medical.amounts import Amount
-from edgemed.medical.lexicon import FoundTerm, Lexicon, find_terms
 from edgemed.medical.mentions import QuantityKind, TermKind
-from edgemed.medical.quantities import amounts_of
+from edgemed.medical.quantities.amounts import Amount
+from edgemed.medical.quantities.finding import amounts_of
 from edgemed.medical.reading import Reading, read
+from edgemed.medical.terms.lexicon import FoundTerm, Lexicon, find_terms
 
 Item = TypeVar("Item", Amount, FoundTerm)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from edgemed.medical.lexicon import FoundTerm
 from edgemed.medical.mentions import TermKind
+from edgemed.medical.terms.lexicon import FoundTerm
 
 MAX_SHORT_NAMES = 50
 """More explained short names of one text are left out, which bounds the time of a hostile one."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from edgemed.medical.comparators import AFTER_SIGN, comparator_of
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.numbers import joined
+from edgemed.medical.quantities.comparators import AFTER_SIGN, comparator_of
+from edgemed.medical.quantities.numbers import joined
 
 _PERSON = joined(
     r"""(?:child(?:ren)?|infants?|bab(?:y|ies)|newborns?|neonates?|kids?|patients?|adults?|people|persons?|boys?

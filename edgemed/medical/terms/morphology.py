@@ -18,10 +18,10 @@ from pydantic import Field, ValidationError
 
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
-from edgemed.medical.lexicon import Lexicon, find_terms
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.reading import read
-from edgemed.medical.term_forms import JOINS, WORD, forms_of
+from edgemed.medical.terms.lexicon import Lexicon, find_terms
+from edgemed.medical.terms.term_forms import JOINS, WORD, forms_of
 
 Label = Literal["chemical", "disease"]
 

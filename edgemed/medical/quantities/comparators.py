@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from edgemed.medical.mentions import QuantityKind
-from edgemed.medical.numbers import joined
+from edgemed.medical.quantities.numbers import joined
 
 BEFORE = 60
 """Characters left of a number that are looked at."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from edgemed.medical.numbers import NUMBER, joined, value_of
-from edgemed.medical.units import CALENDAR, SPELLINGS, SYMBOL_OF
+from edgemed.medical.quantities.numbers import NUMBER, joined, value_of
+from edgemed.medical.quantities.units import CALENDAR, SPELLINGS, SYMBOL_OF
 
 
 def _any_of(symbols: frozenset[str] | set[str]) -> str:

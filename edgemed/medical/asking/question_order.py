@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from edgemed.medical.asking.question_items import Item
+from edgemed.medical.asking.question_words import Role, question_words
+from edgemed.medical.asking.what_is_asked import Asked
 from edgemed.medical.mentions import QuantityKind, TermKind
-from edgemed.medical.question_items import Item
-from edgemed.medical.question_words import Role, question_words
-from edgemed.medical.what_is_asked import Asked
 
 _DRUG = frozenset([TermKind.DRUG, TermKind.DRUG_CLASS])
 _PERSON = frozenset([TermKind.AGE_BAND, TermKind.SEX, TermKind.PREGNANCY, TermKind.LACTATION])

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
 
+from edgemed.medical.asking.question_words import Phrase, QuestionWords, Role, question_words
+from edgemed.medical.asking.same_meaning import singular, value_of_term
 from edgemed.medical.entities import parse
-from edgemed.medical.lexicon import Lexicon, shipped_lexicon
 from edgemed.medical.mentions import Entities, Quantity, QuantityKind, Term, TermKind
-from edgemed.medical.question_words import Phrase, QuestionWords, Role, question_words
 from edgemed.medical.reading import Reading, read
-from edgemed.medical.same_meaning import singular, value_of_term
+from edgemed.medical.terms.lexicon import Lexicon, shipped_lexicon
 
 _WORD = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|[^\W_]+|[^\w\s]|_")
 _WORD_KINDS = frozenset([TermKind.ACTION, TermKind.RELATION, TermKind.SEVERITY])

@@ -1,0 +1,1 @@
+"""What the numeric guard compares: the numbers a text states, their sources and the scope they stand in."""

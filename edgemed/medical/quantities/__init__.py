@@ -1,0 +1,1 @@
+"""Numbers with their units, as amounts at their places in a plain text."""
