@@ -2,8 +2,8 @@
 
 `minimal_pairs(seed)` gives pairs with the field in which they differ; `equal_pairs(seed)` the same question with its
 number typed in another way, which must stay equal; `name_twins(seed)` questions that differ only in a person's name.
-The words are in minimal_pairs.toml. `python benchmarks/medical/minimal_pairs.py` prints how many there are of each
-field, with an example.
+The words are in minimal_pairs.toml; minimal_pairs_second.toml adds whole pairs that another reader wrote by hand.
+`python benchmarks/medical/minimal_pairs.py` prints how many there are of each field, with an example.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ def minimal_pairs(seed: int = 0) -> list[Pair]:
     rng = random.Random(seed)
     made = [*_clauses(rng), *_swaps(rng), *_whole("intents", "intent", rng), *_whole("orders", "order", rng)]
     by_hand = [Pair("written by hand", one, two) for one, two in _words()["by_hand"]]
-    return [pair for pair in dict.fromkeys([*made, *by_hand]) if pair.one != pair.two]
+    return [pair for pair in dict.fromkeys([*made, *by_hand, *second_pairs()]) if pair.one != pair.two]
+
+
+def second_pairs() -> list[Pair]:
+    """The pairs of the second reader, all of them written by hand."""
+    file = Path(__file__).with_name("minimal_pairs_second.toml")
+    pairs = tomllib.loads(file.read_text(encoding="utf-8"))
+    return [Pair(f"second: {field}", one, two) for field, written in pairs.items() for one, two in written]
 
 
 def equal_pairs(seed: int = 0) -> list[Pair]:

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 from edgemed.medical.asking.question_words import Phrase, QuestionWords, Role, question_words
 from edgemed.medical.asking.same_meaning import singular, value_of_term
@@ -18,11 +18,13 @@ from edgemed.medical.terms.lexicon import Lexicon, shipped_lexicon
 _WORD = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|[^\W_]+|[^\w\s]|_")
 _WORD_KINDS = frozenset([TermKind.ACTION, TermKind.RELATION, TermKind.SEVERITY])
 """Terms of these kinds mean what their words mean: "again" is not "second dose"."""
+_PERSON_KINDS = frozenset([TermKind.AGE_BAND, TermKind.SEX, TermKind.PREGNANCY, TermKind.LACTATION])
 _SILENT = frozenset(".,;:()[]{}\"'!?-_*\u2026")
 _CLITICS = frozenset(["s", "ve", "re", "m", "ll", "d"])
 _STOPS = frozenset(".?!;:,")
 _AFTER_END = _STOPS | {"for", "in", "when", "if"}
 _SHORTENED = {"ca": "can", "wo": "will", "sha": "shall"}
+_GIVES = frozenset(["give", "gives", "prescribe", "prescribes", "administer", "administers"])
 _AROUND_PERSON = frozenset("old of age aged weighing weight weigh".split())  # noqa: SIM905
 _NEAR = frozenset("than at of age aged to or and old between".split())  # noqa: SIM905
 _MORE = _NEAR | frozenset("over above more greater higher older heavier longer beyond least from up plus +".split())  # noqa: SIM905
@@ -48,6 +50,8 @@ class Item:
     kinds: tuple[TermKind, ...] = ()
     values: dict[TermKind, str] = field(default_factory=dict)
     quantity: Quantity | None = None
+    gives: bool = False
+    """A verb of handing over in a form that has a giver: "gives", "prescribe"."""
     stops: str = ""
     """"." when a new clause begins with it, "," after a comma or a bracket, "" else."""
 
@@ -60,12 +64,17 @@ def items_of(question: str, language: str = "en", lexicon: Lexicon | None = None
     words = question_words(language)
     plain = reading.plain if words else question.casefold()
     if words is None:
-        found = _WORD.finditer(plain)
-        return [Item("word", m[0], m.start(), m.end()) for m in found if m[0] not in _SILENT], entities
+        return [Item("word", m[0], m.start(), m.end()) for m in _WORD.finditer(plain) if _says(m, plain)], entities
     placed = _placed(reading, entities, lexicon)
     tokens = _tokens(plain)
     items = _with_phrases(reading, plain, tokens, placed, words)
-    return _without_attributes(_without_comparators(items)), entities
+    return _without_comparators(items), entities
+
+
+def _says(token: re.Match[str], plain: str) -> bool:
+    """Whether a word or mark of a language without lists counts: marks do when they are glued to a digit."""
+    beside = plain[max(0, token.start() - 1) : token.end() + 1]
+    return token[0] not in _SILENT or (token[0] in ".,-" and any(character.isdigit() for character in beside))
 
 
 @dataclass(slots=True)
@@ -149,12 +158,13 @@ def _with_phrases(
             place += 1
         here = placed[place] if place < len(placed) and placed[place].start < token.end else None
         phrase, last = _phrase(tokens, index, words)
-        if phrase and (_emphatic(reading, token, shouted, phrase) or _is_label(tokens, index)):
+        if phrase and (_emphatic(reading, token, shouted, phrase) or _is_label(tokens, index, placed, place)):
             phrase = None
         end = tokens[last].end if phrase else token.end
         if phrase and _wins(phrase, end, here, placed, place):
             if phrase.role is not Role.FILLER:
-                items.append(Item(phrase.role, phrase.name, token.start, end, stops=stopped))
+                gives = token.text in _GIVES
+                items.append(Item(phrase.role, phrase.name, token.start, end, gives=gives, stops=stopped))
             done, index = end, last + 1
             stopped = stopped if phrase.role is Role.FILLER else ""
             continue
@@ -171,6 +181,8 @@ def _with_phrases(
             stopped = "." if token.text in ".?!;:" else stopped or ("," if token.text in ",()[]" else "")
             continue
         if token.text in _CLITICS and plain[token.start - 1 : token.start] == "'":
+            if items and items[-1].end == token.start - 1 and _PERSON_KINDS.intersection(items[-1].kinds):
+                items.append(Item("word", "'s", token.start, token.end))  # the baby's mother is not the mother's baby
             continue
         items.append(Item("word", _word(reading, token, shouted), token.start, token.end, stops=stopped))
         stopped = ""
@@ -240,30 +252,43 @@ _LABELLED = frozenset(
 )
 
 
-def _is_label(tokens: Sequence[_Token], index: int) -> bool:
-    """True for "a" and "i" as labels ("influenza a", "stage I") and for "An has fever": as words they have other
-    neighbours."""
+_NO_NOUN_AFTER_A = frozenset(
+    ["", *_STOPS, *"in of for with and or at to is are was has if when treatment treat dose vaccine infection".split()]  # noqa: SIM905
+)
+"""After "a" these show that it is the label of what stands before: "paratyphoid a in a child"."""
+
+
+def _is_label(tokens: Sequence[_Token], index: int, placed: Sequence[Item], place: int) -> bool:
+    """True for "a" and "i" as labels ("influenza a", "stage I"), for "An has fever", for "am" as the morning and for
+    "12 mg it": as words they have other neighbours."""
     word = tokens[index].text
     before = tokens[index - 1].text if index else ""
     following = tokens[index + 1].text if index + 1 < len(tokens) else ""
     if word in _NO_NOUN and following in _ITS_VERB:
         return True
     if word == "a":
-        return before in _LABELLED
+        return before in _LABELLED or (bool(before) and before not in _STOPS and following in _NO_NOUN_AFTER_A)
+    if word == "am":
+        return "i" not in (before, following)
+    if word == "it":
+        return place > 0 and placed[place - 1].role == "number" and placed[place - 1].end == tokens[index - 1].end
     if word != "i" or not before or before in _STOPS or before in _BEFORE_PRONOUN:
         return False
     return following not in _AFTER_PRONOUN and following != "'"
 
 
 def _silent_mark(plain: str, token: _Token) -> str:
-    """What a mark says when it is glued to a word: "HIV-" is negative, "?pneumonia" is a question of the diagnosis."""
+    """What a mark says of a word: "HIV-" and "RDT (-)" are negative, "?pneumonia" is a question of the diagnosis."""
     before = plain[token.start - 1 : token.start]
     following = plain[token.end : token.end + 1]
-    if token.text == "-" and before.isalnum() and not following.isalnum():
+    if token.text == "-" and not following.isalnum() and (before.isalnum() or _ENDS.match(plain, token.end)):
         return "negative sign"
-    if token.text == "?" and following.isalnum() and not before.isalnum():
-        return "possible"
-    return ""
+    asks = following.isalnum() or following == ")" or (not before.strip() and _GOES_ON.match(plain, token.end))
+    return "possible" if token.text == "?" and not before.isalnum() and asks else ""
+
+
+_ENDS = re.compile(r" *(?:[),;:.?!]|$)")
+_GOES_ON = re.compile(r" +[a-z]")
 
 
 def _word(reading: Reading, token: _Token, shouted: bool) -> str:
@@ -288,15 +313,6 @@ def _without_comparators(items: list[Item]) -> list[Item]:
             _drop_beside(items, place, -1, _AROUND_PERSON, drop)
             _drop_beside(items, place, 1, _AROUND_PERSON, drop)
     return [item for place, item in enumerate(items) if place not in drop]
-
-
-def _without_attributes(items: list[Item]) -> list[Item]:
-    """The items without "sick" before a person: who is asked about is ill."""
-    return [
-        item
-        for item, following in zip_longest(items, items[1:])
-        if not (item.name == "sick" and following is not None and TermKind.AGE_BAND in following.kinds)
-    ]
 
 
 def _drop_beside(items: Sequence[Item], place: int, step: int, words: frozenset[str], drop: set[int]) -> None:

@@ -30,7 +30,7 @@ def order_of(asked: Asked) -> tuple[str, ...]:
     """The parts of a question, sorted; or one part with every item in order where the order counts."""
     if asked.open_language:
         return (" ".join(item.name for item in asked.everything),)
-    parts, joints = _parts(asked.rest)
+    parts, joints = _parts(asked.rest, alone=sum(map(_is_person, asked.rest)) < 2)
     sorts = [sort for sort, _ in parts]
     simple = (
         len(sorts) == len(set(sorts))
@@ -51,7 +51,7 @@ def _dose_order(items: Sequence[Item]) -> tuple[str, ...]:
     rest: list[Item] = []
     for item in items:
         if item.role == Role.INTENT or _is_drug(item):
-            while rest and rest[-1].role == Role.CONNECTOR and rest[-1].name != "on":
+            while rest and rest[-1].role == Role.CONNECTOR and rest[-1].name not in ("on", "or"):
                 rest.pop()
         elif rest or item.role != Role.CONNECTOR or item.name == "on":
             rest.append(item)
@@ -80,6 +80,10 @@ def _sides(asked: Asked, sorts: Sequence[str]) -> list[str]:
 
 def _names_allergen(items: Sequence[Item]) -> bool:
     return any(TermKind.ALLERGY in item.kinds for item in items) and any(map(_is_drug, items))
+
+
+def _is_person(item: Item) -> bool:
+    return bool({TermKind.AGE_BAND, TermKind.SEX}.intersection(item.kinds))
 
 
 def _is_drug(item: Item) -> bool:
@@ -129,11 +133,24 @@ class _Runs:
             self.parts[-1][1].extend(_leads(waiting) for waiting in self.waiting if waiting.name not in _UNSAID)
         else:
             self._join(sort, item)
-            kept = [waiting.name for waiting in self.waiting if waiting.role != Role.CONNECTOR or _takes(waiting, sort)]
+            before = self.parts[-1][0] if self.open and self.parts else ""
+            kept = [
+                waiting.name
+                for waiting in self.waiting
+                if waiting.role != Role.CONNECTOR
+                or waiting.name == "or"
+                or _takes(waiting, sort)
+                or (waiting.name == "to" and item.quantity is not None)
+                or (waiting.name == "of" and (before, sort) == ("person", "problem") and item.quantity is None)
+            ]
             self.parts.append((sort, kept))
         self.parts[-1][1].append(item.name)
         self.waiting.clear()
         self.open = True
+
+    def leads_to_number(self) -> bool:
+        """True when what waits says something of a number: "not 250 mg", "to 5 mg"."""
+        return any(waiting.role == Role.NEGATION or waiting.name == "to" for waiting in self.waiting)
 
     def goes_on(self, sort: str) -> bool:
         """True when the last part is of this sort and may go on."""
@@ -152,7 +169,7 @@ class _Runs:
 
     def end(self) -> None:
         """Nothing leads on: what still waits and says something of its own closes the last part."""
-        kept = [waiting.name for waiting in self.waiting if waiting.role != Role.CONNECTOR]
+        kept = [waiting.name for waiting in self.waiting if waiting.role != Role.CONNECTOR or waiting.name == "or"]
         if kept:
             if not self.parts:
                 self.parts.append(("problem", []))
@@ -161,12 +178,15 @@ class _Runs:
         self.open = False
 
 
-def _parts(items: Sequence[Item]) -> tuple[list[tuple[str, list[str]]], list[str]]:
+def _parts(items: Sequence[Item], *, alone: bool) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """The parts and joints; `alone`: one person at most is named, so that every age and weight is that person's."""
     runs = _Runs()
     for item, following in zip_longest(items, items[1:]):
         sort = _sort_of(item)
         glued = following is not None and not following.stops and not following.quantity
         after = _sort_of(following) if glued and following else ""
+        if item.quantity is not None and sort in ("", "given") and (runs.leads_to_number() or not (alone or sort)):
+            sort = "beside"
         if sort == "route":  # of the drug, unless it stands before a problem: "rectal pain"
             sort = "problem" if after == "problem" else ""
         elif sort == "given":
@@ -185,8 +205,8 @@ def _parts(items: Sequence[Item]) -> tuple[list[tuple[str, list[str]]], list[str
 
 def _sorted_person(names: list[str]) -> list[str]:
     """ "pregnant woman" and "a woman who is pregnant": a person's plain attributes may change places."""
-    plain = {"adult", "female", "pregnant", "adult = female", "infant", "newborn", "adult = female = pregnant", "with"}
-    if not set(names) <= plain:
-        return names
+    woman = {"adult", "female", "pregnant", "adult = female", "adult = female = pregnant"}
+    if not set(names) <= woman | {"with"} and not set(names) <= {"infant", "newborn", "with"}:
+        return names  # a pregnant woman with a newborn is not a newborn with a pregnant woman
     words = {word for name in names for word in name.split(" = ")} - {"with"}
     return sorted(words - {"adult", "female"} if "pregnant" in words else words)

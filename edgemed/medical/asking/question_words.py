@@ -56,6 +56,8 @@ class Intent(Record):
     """When it matters whether it stands before or after what it is about."""
     same_as: str = ""
     """The intent that asks the same."""
+    same_of_drug_in_something: str = ""
+    """The intent that asks the same of a medicine in an illness or a person."""
 
 
 class _Words(Record):
@@ -93,7 +95,10 @@ def question_words(language: str = "en") -> QuestionWords | None:
     except ValidationError as error:
         raise UsageError(f"A list of question words is damaged: {error}.", next_step="install edgemed again") from error
     for name, intent in intents.items():
-        if unknown := {*intent.absorbs_intents, *intent.as_words, intent.same_as} - {*intents, ""}:
+        if unknown := {*intent.absorbs_intents, *intent.as_words, intent.same_as, intent.same_of_drug_in_something} - {
+            *intents,
+            "",
+        }:
             raise UsageError(f"lists/intents.toml: {name} names intents that are not there: {', '.join(unknown)}.")
     phrases: dict[str, Phrase | None] = {}
     groups = [

@@ -6,6 +6,7 @@ words, in British spelling's American form and without plurals.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -22,9 +23,7 @@ from edgemed.medical.terms.term_forms import american, sound_of, words_of
 
 
 class _List(Record):
-    forms_matter: tuple[str, ...]
-    one_product_not: tuple[str, ...]
-    release_words: tuple[str, ...]
+    plain_brands: tuple[str, ...]
     same: dict[TermKind, dict[str, tuple[str, ...]]]
 
 
@@ -33,10 +32,8 @@ class SameMeaning:
     """The lists, ready for look-up by the words of a term."""
 
     values: dict[tuple[TermKind, str], str]
-    forms_matter: frozenset[str]
-    one_product_not: frozenset[str]
-    """Classes of medicines whose brands are products of their own."""
-    release_words: frozenset[str]
+    plain_brands: frozenset[str]
+    """Brands that are the generic medicine and no product of their own."""
 
 
 @cache
@@ -56,9 +53,15 @@ def same_meaning() -> SameMeaning:
                 have = values.setdefault((kind, own_words(read(wording).plain)), name)
                 if have != name:
                     raise UsageError(f"lists/same_meaning.toml: {wording!r} stands under {have!r} and {name!r}.")
-    return SameMeaning(
-        values, frozenset(data.forms_matter), frozenset(data.one_product_not), frozenset(data.release_words)
-    )
+    return SameMeaning(values, frozenset(data.plain_brands))
+
+
+_ONE_OR_BOTH = (TermKind.BODY_SITE, TermKind.FINDING, TermKind.CONDITION)
+_PAIRED = re.compile(
+    r"\b(?:eyelid|ear|eye|hand|arm|leg|knee|hip|ankle|wrist|elbow|shoulder|lung|kidney|breast|nipple|ovarie|testicle|joint|"
+    r"limb|finger|toe|calve)s\b|\bfeet\b|\btestes\b"
+)
+"""Parts of the body of which there are two or more, in the plural."""
 
 
 def value_of_term(kind: TermKind, name: str, surface: str, lexicon: Lexicon) -> str:
@@ -66,6 +69,8 @@ def value_of_term(kind: TermKind, name: str, surface: str, lexicon: Lexicon) -> 
     if kind is TermKind.DRUG:
         return _drug_value(name, surface, lexicon)
     own = own_words(surface)
+    if kind in _ONE_OR_BOTH and (plural := _PAIRED.search(surface)):
+        own = f"{own} ({plural[0]})"  # swelling of both legs is another illness than of one
     return same_meaning().values.get((kind, own), own)
 
 
@@ -82,16 +87,14 @@ def _drug_value(name: str, surface: str, lexicon: Lexicon) -> str:
 
 
 def _is_plainly(name: str, words: list[str], lexicon: Lexicon) -> bool:
-    """True when the words are the generic name, a spelling of it, or a brand that is no product of its own."""
-    lists, written, generic = same_meaning(), " ".join(words), words_of(american(name))
+    """True when the words are the generic name, a spelling of it, or a plain brand."""
+    written, generic = " ".join(words), words_of(american(name))
     if sorted(words) == sorted(generic):
         return True
     if len(words) == len(generic) and sound_of(written) == sound_of(" ".join(generic)):
         return True
     drug = lexicon.drug(written)
-    if drug is None or drug.name != name or name in lists.forms_matter or drug.drug_class in lists.one_product_not:
-        return False
-    return written in drug.brands and not lists.release_words.intersection(words)
+    return drug is not None and drug.name == name and written in drug.brands and written in same_meaning().plain_brands
 
 
 def own_words(plain: str) -> str:

@@ -16,6 +16,11 @@ from edgemed.medical.mentions import TermKind
 _DRUG = frozenset([TermKind.DRUG, TermKind.DRUG_CLASS])
 _WH = frozenset(["how", "when", "why", "where", "who", "whom", "whose"])
 
+_RELATED = frozenset(
+    "after before during without while since until following failed fails failing failure completed completing "  # noqa: SIM905
+    "finished previous prior repeat despite".split()
+)
+"""With one of these beside a dose, "treatment" says which point of time or whom is meant."""
 _SPOKEN = frozenset([Role.MAY, Role.SHOULD, Role.GIVE, Role.USUAL_END])
 
 
@@ -75,7 +80,18 @@ class _Work:
             for place, name in enumerate(named)
             if name not in said and (name != "dose" or name not in named[:place])
         ]
-        return [name if "dose" in kept else self._intent(name).same_as or name for name in kept]
+        return [name if "dose" in kept else self._means(name) for name in kept]
+
+    def _means(self, name: str) -> str:
+        """The intent that an intent comes to; "dangerous" of a medicine in something is a question of leave."""
+        intent = self._intent(name)
+        drugs = sum(1 for item in self.items if _DRUG.intersection(item.kinds))
+        others = sum(1 for item in self.items if item.kinds and not _DRUG.intersection(item.kinds))
+        return (
+            intent.same_of_drug_in_something
+            if intent.same_of_drug_in_something and drugs and others
+            else (intent.same_as or name)
+        )
 
     def _intent(self, name: str) -> Intent:
         return self.words.intents[name]
@@ -103,14 +119,17 @@ class _Work:
     def take_which_dose(self) -> None:
         """Takes "starting", "usual" and the like from before a dose."""
         drop: set[int] = set()
+        doses = 0
+        related = any(item.name in _RELATED for item in self.items)  # "dose after X and second dose after Y"
         for place, item in enumerate(self.items):
             if item.role != Role.INTENT or item.name != "dose":
                 continue
+            doses += 1
             before = place - 1
             while before >= 0 and self.items[before].role in ("word", "term"):
                 name = self.items[before].name
                 if name in self.words.which_dose:
-                    self.which_dose.append(name)
+                    self.which_dose.append(f"{name} of dose {doses}" if related else name)
                 elif name not in self.words.usual or self._has_site():
                     break
                 drop.add(before)
@@ -122,6 +141,7 @@ class _Work:
 
     def take_absorbed(self) -> None:
         """Takes out what the intents already say."""
+        self._tell_relations_and_givers()
         named = self.intents()
         absorbed = self._absorbed()
         asks_dose = "dose" in named
@@ -136,6 +156,8 @@ class _Work:
                 item = _as_word(item)
             if item.role == "word" and item.name in absorbed:
                 continue
+            if asks_dose and item.name == "sick" and self._stands_before_person(item):
+                continue
             if takes_give and item.role in (Role.GIVE, Role.SHOULD):
                 continue
             if item.role == Role.USUAL_END and asks_dose and not self._has_site():
@@ -144,6 +166,26 @@ class _Work:
                 continue
             kept.append(item)
         self.items = kept
+
+    def _stands_before_person(self, item: Item) -> bool:
+        """ "a sick child": whose dose is asked for is ill."""
+        following = next((other for other in self.items if other.start >= item.end), None)
+        return following is not None and TermKind.AGE_BAND in following.kinds
+
+    def _tell_relations_and_givers(self) -> None:
+        """ "after malaria treatment" is not "after malaria", and a nurse who gives does not take."""
+        asks_dose = any(item.role == Role.INTENT and item.name == "dose" for item in self.items)
+        related = False
+        told: list[Item] = []
+        for item in self.items:
+            before = told[-1] if told else None
+            related = related or item.name in _RELATED
+            if asks_dose and related and item.role == Role.INTENT and item.name in ("treatment", "treated"):
+                item = _as_word(item)
+            elif item.gives and not item.stops and (_may_act(before) if before else "who" in self.asks):
+                item = Item("word", "gives", item.start, item.end)
+            told.append(item)
+        self.items = told
 
     def _absorbed(self) -> set[str]:
         """The words that the intents say already; "how does X treat Y" asks more than "treatment of Y"."""
@@ -168,6 +210,12 @@ class _Work:
             self.modality = [item.name for item in self.items if item.role in takes]
         kept = [item for item in self.items if item.role not in takes]
         self.items = [_as_word(item) if item.role in _SPOKEN else item for item in kept]
+
+
+def _may_act(item: Item) -> bool:
+    """A person, or a word that no list knows: who stands before "give" may be the one who gives."""
+    person = {TermKind.AGE_BAND, TermKind.SEX, TermKind.PREGNANCY, TermKind.LACTATION}
+    return item.role == "word" or item.name == "who" or bool(person.intersection(item.kinds))
 
 
 def _as_word(item: Item) -> Item:
