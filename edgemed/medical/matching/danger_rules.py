@@ -91,7 +91,8 @@ class _Groups:
                 symbols = phrase_symbols(plain, joins=self.language.joins)
                 if not symbols or symbols[0] in ("*", "?") or symbols[-1] in ("*", "?"):
                     raise ValueError(f"the phrase {phrase!r} has no first or no last word")
-                self.phrases[plain] = (*self.phrases.get(plain, ()), number)
+                if number not in (known := self.phrases.get(plain, ())):
+                    self.phrases[plain] = (*known, number)
         return self.numbers[text]
 
     def expanded(self, text: str, inside: tuple[str, ...]) -> list[str]:
