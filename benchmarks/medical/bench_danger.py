@@ -62,7 +62,8 @@ def main() -> None:
     missed = [row for row in true if not found[row["id"]]]
     alarms = [row for row in false if found[row["id"]]]
     named = sum(row["sign"] in {sign.sign for sign in found[row["id"]]} for row in true)
-    print(f"danger signs, {arguments.language}, {arguments.split} {arguments.half}: {len(rows)} sentences")
+    half = f", half {arguments.half}" if arguments.half else ""
+    print(f"danger signs, {arguments.language}, {arguments.split}{half}: {len(rows)} sentences")
     print(share_line("recall", len(true) - len(missed), len(true)))
     print(share_line("false alarms", len(alarms), len(false)))
     print(share_line("the labelled sign among those found", named, len(true)))
