@@ -8,6 +8,8 @@ holds supports nothing.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -25,6 +27,7 @@ from edgemed.medical.checking.sources import (
 )
 from edgemed.medical.checking.stated_numbers import Part, Rate, Stated, StatedText, stated
 from edgemed.medical.mentions import QuantityKind
+from edgemed.medical.reading import read
 
 __all__ = ["CheckedNumber", "CitedText", "GuardResult", "Source", "SupportedDose", "Verdict", "check_numbers"]
 
@@ -86,6 +89,8 @@ class _Finding:
     source: str = ""
     source_id: str = ""
     says: str = ""
+    form: str = ""
+    """The form of the dose that was found: "1:1000 solution"."""
 
 
 _NOTHING = _Finding(Verdict.UNSUPPORTED)
@@ -110,7 +115,10 @@ def check_numbers(answer: str, question: str, sources: Sequence[Source]) -> Guar
     spans = []
     for number, scope in zip(told.numbers, scopes, strict=True):
         if _is_checked(number):
-            spans.append((number.amount.start, number.amount.end, judge.finding(number, scope)))
+            found = judge.finding(number, scope)
+            if found.verdict is Verdict.FROM_SOURCE and _is_changed(told, number, found):
+                found = _NOTHING
+            spans.append((number.amount.start, number.amount.end, found))
     spans += [(start, end, judge.unread(told, start, end)) for start, end in told.unread]
     numbers = [*_checked(told, sorted(spans, key=lambda span: span[:2]))]
     return GuardResult(numbers=(*numbers, *_rest(answer)))
@@ -160,6 +168,41 @@ def _is_span(number: Stated) -> bool:
     return number.amount.kind is QuantityKind.TIME and number.amount.unit in ("min", "day", "month")
 
 
+_TIMES_BEFORE = re.compile(
+    r"\b(?:doubl\w+|tripl\w+|quadrupl\w+|twice|thrice|hal(?:f|ve|ving)|\w{1,12} times|\w{1,12}[- ]?fold"
+    r"|\d{1,4} ?[x*\u00d7]) (?:of )?(?:the |this |that |an? )?(?:usual |normal |dose of )?$"
+)
+_TIMES_AFTER = re.compile(r" ?[x*\u00d7] ?\d{1,6}\b(?! ?(?:/|per|a |an |daily|days?|d\b|weeks?|doses|hourly|h\b))")
+_LONG_FRACTION = re.compile(r"\d,\d{4}")
+_RATIO = re.compile(r"\b1 ?(?::|in) ?(\d(?:[ ,]?\d){1,6})\b")
+_ONE_LIST = re.compile(r" ?(?:,|and|or|&|plus|/) ?")
+
+
+def _is_changed(told: StatedText, number: Stated, found: _Finding) -> bool:
+    """Words beside a source's number that make another one of it, or leave open whose it is: "double the 10 mg/kg",
+    "10 mg/kg x 10", "10,0000 mg", 0.3 mL of another solution, "A and B: 10 mg/kg and 15 mg/kg"."""
+    plain, start, end = told.reading.plain, number.amount.start, number.amount.end
+    if number.part is not Part.DOSE:
+        return False
+    if _TIMES_BEFORE.search(plain[max(0, start - 40) : start]) or _TIMES_AFTER.match(plain, end):
+        return True
+    if _LONG_FRACTION.search(plain, start, end):
+        return True
+    if number.unit == "mL" and (ratios := _ratios(plain[max(0, start - 40) : end + 40])):
+        return bool(own := _ratios(read(found.form).plain)) and not own & ratios
+    last = bisect_left(told.drugs, start, key=lambda drug: drug.start)
+    before = [drug for drug in told.drugs[max(0, last - 2) : last] if drug.start >= told.sentences[number.sentence][0]]
+    return (
+        len(before) == 2
+        and bool(_ONE_LIST.fullmatch(plain[before[0].end : before[1].start]))
+        and ":" in plain[before[1].end : start]
+    )
+
+
+def _ratios(plain: str) -> set[str]:
+    return {re.sub(r"\D", "", ratio) for ratio in _RATIO.findall(plain)}
+
+
 def _key(number: Stated) -> tuple[Fraction, Fraction, str]:
     return number.amount.low, number.amount.high, number.unit
 
@@ -176,7 +219,7 @@ class _Judge:
         facts = scope.facts
         for fact in facts:
             if _supports(fact, number):
-                return _Finding(Verdict.FROM_SOURCE, fact.dose.title, fact.dose.id, _says(fact, number))
+                return _Finding(Verdict.FROM_SOURCE, fact.dose.title, fact.dose.id, _says(fact, number), fact.dose.form)
         if (found := self._calculated(number)) or (found := self._cited(number)):
             return found
         for fact in facts:

@@ -252,3 +252,30 @@ def test_a_hostile_answer_of_100_kb_takes_bounded_time(text):
     begin = time.process_time()
     check_numbers(answer, answer, TABLE)
     assert time.process_time() - begin < 1.0  # a tenth of it here; a busy machine is slower
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Ibuprofen for a child with fever: ten times 10 mg/kg.",
+        "Ibuprofen for a child with fever: double the 10 mg/kg dose.",
+        "Ibuprofen, child with fever: twice 10 mg/kg every 6 hours.",
+        "Ibuprofen, child with fever: 10 mg/kg x 10 every 6 hours.",
+        "Ibuprofen, child with fever: 10,0000 mg/kg every 6 hours.",
+        "For fever in a child give ibuprofen and paracetamol: 10 mg/kg and 10 mg/kg.",
+        "Anaphylaxis, child 6 to 12 years: adrenaline 0.3 mL of 1:10000.",
+    ],
+)
+def test_a_source_s_number_that_words_beside_it_change_is_not_from_the_source(answer):
+    doses = [number for number in check_numbers(answer, "", TABLE).numbers if number.text.startswith(("10", "0.3"))]
+    assert doses
+    assert Verdict.FROM_SOURCE not in {number.verdict for number in doses}
+
+
+def test_words_beside_a_number_that_change_nothing_leave_it_supported():
+    for answer in (
+        "Anaphylaxis, child 6 to 12 years: adrenaline 0.3 mL of 1:1000 intramuscularly.",
+        "Give paracetamol and, for fever in a child, ibuprofen 10 mg/kg every 6 hours.",
+    ):
+        dose = next(number for number in check_numbers(answer, "", TABLE).numbers if number.text[:2] in ("0.", "10"))
+        assert dose.verdict is Verdict.FROM_SOURCE
