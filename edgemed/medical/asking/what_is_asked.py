@@ -182,7 +182,7 @@ class _Work:
             related = related or item.name in _RELATED
             if asks_dose and related and item.role == Role.INTENT and item.name in ("treatment", "treated"):
                 item = _as_word(item)
-            elif item.gives and not item.stops and (_may_act(before) if before else "who" in self.asks):
+            elif item.gives and not item.stops and ("who" in self.asks or (before is not None and _may_act(before))):
                 item = Item("word", "gives", item.start, item.end)
             told.append(item)
         self.items = told
