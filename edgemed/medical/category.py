@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from edgemed.core.records import Record
-from edgemed.medical.danger import HEAD, TAIL, DangerSign, danger_signs
+from edgemed.medical.danger import HEAD, TAIL, DangerSign, danger_signs_in_any_language
 from edgemed.medical.language import DEFAULT_LANGUAGE, Category, Language, language_data
 from edgemed.medical.matching.cues import clause_words, cue_matcher, standing_of
 from edgemed.medical.matching.phrases import DRUG, Phrases, Words, words_of
@@ -83,7 +83,7 @@ def classify(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | Non
         subclass=_subclass(words, category, language, folder),
         scores=_scores(found),
         reasons=_reasons(reading, [keyword for keyword in deciding if keyword.category is category]),
-        danger=danger_signs(question, language, folder),
+        danger=danger_signs_in_any_language(question, language, folder),
         read_whole=len(question) <= HEAD + TAIL,
         danger_checked=language_data(language, folder).danger_checked,
     )

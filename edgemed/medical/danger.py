@@ -6,13 +6,14 @@ somebody present by `cues`. When in doubt, a sign counts: a missed one costs mor
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgemed.core.records import Record
-from edgemed.medical.language import DEFAULT_LANGUAGE, Language, language_data
+from edgemed.medical.language import DEFAULT_LANGUAGE, Language, language_data, languages
 from edgemed.medical.matching.cues import N_CUES, Standing, clause_words, standing_of
 from edgemed.medical.matching.danger_rules import NumberRule, Rule, Rules, danger_rules
 from edgemed.medical.matching.phrases import Found, Words, words_of
@@ -20,6 +21,9 @@ from edgemed.medical.reading import Reading, read
 
 HEAD, TAIL = 10_000, 2_000
 """Characters of a long text that are read for danger signs: a question has a few hundred."""
+OTHERS_READ = 1000
+"""Of these, so many are read in a language that was not chosen."""
+_WORD = re.compile(r"[a-z]+")
 _KEPT = 200  # finds of one phrase; bounds the time on a text that repeats a word
 _TRIED = 40  # places at which a rule's rarest part is tried; bounds the time on a text made of alarming words
 _NEAR = 6  # places of another part tried around each
@@ -90,6 +94,31 @@ def danger_signs(text: str, language: str = DEFAULT_LANGUAGE, folder: Path | Non
         moved = sign.model_copy(update={"start": sign.start + before, "end": sign.end + before})
         signs.setdefault(sign.sign, moved)
     return tuple(signs.values())
+
+
+def danger_signs_in_any_language(text: str, language: str, folder: Path | None = None) -> tuple[DangerSign, ...]:
+    """The danger signs in `language`; where there are none, those of another language that the text seems to be in.
+
+    A person in a hurry does not choose a language first. A text seems to be in another language when it holds more of
+    that one's common words, or none of the chosen one's. Of a long text only `OTHERS_READ` characters are tried so.
+    """
+    if found := danger_signs(text, language, folder):
+        return found
+    beginning = text[:OTHERS_READ]
+    words = _WORD.findall(read(beginning).plain)
+    own = _n_common(words, language, folder)
+    for other in languages(folder):
+        if other == language or not language_data(other, folder).danger_checked:
+            continue
+        theirs = _n_common(words, other, folder)
+        if (theirs > own or not own) and (found := danger_signs(beginning, other, folder)):
+            return found
+    return ()
+
+
+def _n_common(words: list[str], language: str, folder: Path | None) -> int:
+    common = language_data(language, folder).common_words
+    return sum(word in common for word in words)
 
 
 def _signs_of(text: str, language: str, folder: Path | None) -> tuple[DangerSign, ...]:

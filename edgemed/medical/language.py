@@ -193,6 +193,8 @@ class Language(Record):
     version: int
     apostrophe: Literal["joins", "splits"] = "joins"
     verb_prefixes: VerbPrefixes = VerbPrefixes()
+    common_words: frozenset[str] = frozenset()
+    """Frequent small words in plain form: by them a question in another language than the chosen one is noticed."""
     templates: Templates
     keywords: dict[Category, tuple[Phrase, ...]]
     asked: Asked = Asked()
@@ -214,7 +216,12 @@ class Language(Record):
 def languages(folder: Path | None = None) -> tuple[str, ...]:
     """The codes of all languages, shipped and in the clinic's own `folder`, in order."""
     shipped = [file.name for file in _shipped_folder().iterdir()]
-    own = [file.name for file in folder.iterdir()] if folder is not None and folder.is_dir() else []
+    if folder is not None and not folder.is_dir():
+        raise UsageError(
+            f"The folder of language files {folder} does not exist.",
+            next_step="make it, or mend [medical] languages in edgemed.toml",
+        )
+    own = [file.name for file in folder.iterdir()] if folder is not None else []
     return tuple(sorted({name.removesuffix(".toml") for name in (*shipped, *own) if name.endswith(".toml")}))
 
 

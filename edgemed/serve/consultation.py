@@ -75,8 +75,8 @@ def consult(request: ChatRequest, conversation: Conversation, options: ServeOpti
         notes=term_notes(conversation.question, language),
         pace=_pace(classification, options),
         sources=(
-            *(_calculated(asked, number) for number, asked in enumerate(request.calculations)),
-            *(CitedText(title=cited.title, text=cited.text) for cited in request.cited),
+            *(_calculated(asked, number) for number, asked in enumerate(request.calculations or ())),
+            *(CitedText(title=cited.title, text=cited.text) for cited in request.cited or ()),
         ),
         languages_folder=languages_folder,
     )

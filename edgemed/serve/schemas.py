@@ -139,8 +139,8 @@ class ChatRequest(_Strict):
     """Of the question: chooses templates, keywords and danger signs."""
     cache: Literal["use", "retry", "off"] | None = None
     """"retry" asks anew and forgets the saved answer."""
-    calculations: list[Calculation] = Field(default=[], max_length=_MAX_SOURCES)
-    cited: list[Citation] = Field(default=[], max_length=_MAX_SOURCES)
+    calculations: list[Calculation] | None = Field(default=None, max_length=_MAX_SOURCES)
+    cited: list[Citation] | None = Field(default=None, max_length=_MAX_SOURCES)
 
     @field_validator("stop", mode="before")
     @classmethod

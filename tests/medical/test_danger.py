@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgemed.medical.category import classify
 from edgemed.medical.danger import danger_signs
 from edgemed.medical.language import language_data
 
@@ -160,3 +161,15 @@ def test_words_that_say_it_is_over_reach_back_over_a_comma_and_now() -> None:
 
 def test_teacher_is_no_misspelt_teaching() -> None:
     assert signs("our teacher collapsed in front of the children")
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["L'enfant ne respire plus", "La madre está sangrando mucho después del parto y no responde", "Mtoto hapumui"],
+)
+def test_danger_is_seen_in_another_language_than_the_chosen_one(question: str) -> None:
+    assert classify(question, "en").danger
+
+
+def test_other_languages_do_not_alarm_over_an_english_question() -> None:
+    assert not classify("What is the dose of salbutamol for asthma in an adult?", "en").danger
