@@ -26,7 +26,7 @@ _LOCK_WAIT_S = 0.25
 _SWITCH_ATTEMPTS = 8
 _CHECK = b"edgemed answer cache"
 _MEMORY_ONLY = "answers are kept in memory only."
-_MEND = "Next: give it that secret, or erase it with `edgemed serve --forget`."
+_MEND = "Next: give it that secret, or erase it with `edgemed serve MODEL --forget`."
 
 _SCHEMA = f"""
 CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
