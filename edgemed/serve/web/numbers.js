@@ -81,6 +81,8 @@ function makeRoom(tip) {
   const room = parseFloat(article.style.paddingBottom) || 0;
   if (missing > 0) article.style.paddingBottom = `${Math.ceil(room + missing) + 8}px`;
   tip.scrollIntoView({ block: "nearest" });
+  const hidden = tip.getBoundingClientRect().bottom - document.getElementById("form").getBoundingClientRect().top;
+  if (hidden > 0) document.documentElement.scrollTop += hidden + 8; // the question box lies over the page's end
 }
 
 function explained({ verdict, source, says }) {
