@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from edgemed.core.units import MIB, format_bytes
@@ -22,6 +24,14 @@ async def read_json_body(request: Request, limit_bytes: int, timeout_s: float) -
         raise ApiError(408, f"The body did not arrive within {timeout_s:g} s.", code="body_timeout") from None
     except ClientDisconnect:
         raise ApiError(400, "The connection closed before the body was complete.", code="body_incomplete") from None
+
+
+def parsed_json(body: bytes) -> Any:
+    """What a JSON body says. Raises ApiError 400; infinities and NaN are no JSON."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
 
 
 async def _checked(request: Request, limit_bytes: int) -> bytes:

@@ -6,13 +6,12 @@ import asyncio
 import json
 from typing import Any
 
-from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from edgemed.core.errors import UsageError
-from edgemed.serve.body import read_json_body
+from edgemed.serve.body import parsed_json, read_json_body
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
 
@@ -62,10 +61,7 @@ class CalculatorRoutes:
 
 
 def _inputs(body: bytes) -> dict[str, Any]:
-    try:
-        content = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    content = parsed_json(body)
     inputs = content.get("inputs") if isinstance(content, dict) else None
     if not isinstance(inputs, dict) or set(content) != {"inputs"}:
         raise ApiError(400, 'The body must be {"inputs": {"field": value, ...}}.', code="invalid_type", param="inputs")

@@ -23,7 +23,7 @@ from edgemed.serve import stream
 from edgemed.serve.answer import Answer, ClientGone, new_answer_id
 from edgemed.serve.body import read_json_body
 from edgemed.serve.care import Care, Course
-from edgemed.serve.consultation import Consultation, wished_sampling
+from edgemed.serve.consultation import Consultation
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.reply import Reply
@@ -225,11 +225,10 @@ def answer_limit(n_prompt: int, asked: int | None, pace: int, info: EngineInfo, 
 
 def sampling_of(request: ChatRequest, case: Consultation) -> Sampling:
     """The caller's wish, else the pace of the question's class; a random seed only where chance plays a part."""
-    temperature, top_p = wished_sampling(request, case.pace)
     seed = request.seed
     if seed is None:
-        seed = secrets.randbelow(_UINT32) if temperature else 0
-    return Sampling(temperature=temperature, top_p=top_p, seed=seed % _UINT32)
+        seed = secrets.randbelow(_UINT32) if case.pace.temperature else 0
+    return Sampling(temperature=case.pace.temperature, top_p=case.pace.top_p, seed=seed % _UINT32)
 
 
 def _engine_failure(message: str, *, retryable: bool) -> ApiError:

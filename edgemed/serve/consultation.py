@@ -13,7 +13,7 @@ from edgemed.core.errors import UsageError
 from edgemed.medical.calculators import CalculatorResult, calculate
 from edgemed.medical.category import Classification, classify
 from edgemed.medical.guard import CitedText, GuardResult, Source
-from edgemed.medical.language import DEFAULT_LANGUAGE, Category, language_data, languages
+from edgemed.medical.language import DEFAULT_LANGUAGE, Category, languages
 from edgemed.medical.pace import Pace, pace_of
 from edgemed.medical.terminology import TermNote, term_notes
 from edgemed.serve.errors import ApiError
@@ -30,11 +30,10 @@ class Consultation:
 
     conversation: Conversation
     language: str
-    danger_checked: bool
-    """False when this language's danger signs were never tested."""
     classification: Classification
     notes: tuple[TermNote, ...]
     pace: Pace
+    """Of the question's class, the caller's own temperature and top_p in the place of ours."""
     sources: tuple[Source, ...]
     """What the caller brought to support numbers: calculations, done again here, and cited texts."""
     languages_folder: Path | None = None
@@ -53,7 +52,7 @@ class Consultation:
             "subclass": kind.subclass,
             "reasons": list(kind.reasons),
             "danger_signs": [{"sign": sign.sign, "words": sign.words} for sign in kind.danger],
-            "danger_checked": self.danger_checked,
+            "danger_checked": kind.danger_checked,
             "notes": [_note(note) for note in self.notes],
             "cached": None if cached is None else {"made": cached.made_at, "age_s": round(cached.age_s)},
         }
@@ -70,10 +69,9 @@ def consult(request: ChatRequest, conversation: Conversation, options: ServeOpti
     return Consultation(
         conversation=conversation,
         language=language,
-        danger_checked=language_data(language, languages_folder).danger_checked,
         classification=classification,
         notes=term_notes(conversation.question, language),
-        pace=_pace(classification, options),
+        pace=_pace(classification, options).asked(temperature=request.temperature, top_p=request.top_p),
         sources=(
             *(_calculated(asked, number) for number, asked in enumerate(request.calculations or ())),
             *(CitedText(title=cited.title, text=cited.text) for cited in request.cited or ()),
@@ -96,12 +94,6 @@ def verdicts(result: GuardResult) -> dict[str, Any]:
         for number in result.numbers
     ]
     return {"numbers": numbers, "numbers_summary": result.summary}
-
-
-def wished_sampling(request: ChatRequest, pace: Pace) -> tuple[float, float]:
-    """Temperature and top_p: the caller's wish, else the pace of the question's class."""
-    temperature = pace.temperature if request.temperature is None else request.temperature
-    return temperature, pace.top_p if request.top_p is None else request.top_p
 
 
 def _pace(kind: Classification, options: ServeOptions) -> Pace:

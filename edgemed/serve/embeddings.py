@@ -8,7 +8,6 @@ from array import array
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -16,7 +15,7 @@ from edgemed.core.errors import EngineFailed, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.engines.base import Engine
 from edgemed.engines.embedding import EMBEDDED_TOKENS
-from edgemed.serve.body import read_json_body
+from edgemed.serve.body import parsed_json, read_json_body
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
 
@@ -80,7 +79,7 @@ class EmbeddingRoute:
 
 def _read(body: bytes) -> EmbeddingRequest:
     try:
-        return EmbeddingRequest.model_validate(from_json(body, allow_inf_nan=False))
+        return EmbeddingRequest.model_validate(parsed_json(body))
     except ValidationError as error:
         fields = ", ".join(sorted({str(fault["loc"][0]) if fault["loc"] else "body" for fault in error.errors()}))
         raise ApiError(
@@ -90,8 +89,6 @@ def _read(body: bytes) -> EmbeddingRequest:
             code="invalid_value",
             param=fields.split(", ")[0],
         ) from None
-    except ValueError as error:
-        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
 
 
 def _form(vector: list[float], encoding: str | None) -> Any:

@@ -10,7 +10,7 @@ from edgemed.engines.base import DoneEvent, Engine
 from edgemed.engines.embedding import embed_text
 from edgemed.medical.clinical_key import clinical_key
 from edgemed.medical.prompts import templates_digest
-from edgemed.serve.consultation import Consultation, wished_sampling
+from edgemed.serve.consultation import Consultation
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.response_cache import Answered, Asked, CacheContext, CachedAnswer, Miss, ResponseCache
 from edgemed.serve.schemas import ChatRequest
@@ -70,7 +70,6 @@ class Recall:
         )
 
     def _context(self, case: Consultation, request: ChatRequest) -> CacheContext:
-        temperature, top_p = wished_sampling(request, case.pace)
         return CacheContext(
             model_name=self._options.model_name,
             model_digest=self._options.model_digest,
@@ -79,8 +78,8 @@ class Recall:
             language=case.language,
             max_tokens=request.token_limit or case.pace.max_tokens,
             reasoning_tokens=case.pace.reasoning_tokens,
-            temperature=temperature,
-            top_p=top_p,
+            temperature=case.pace.temperature,
+            top_p=case.pace.top_p,
             seed=request.seed,
             stop=tuple(request.stop or ()),
         )

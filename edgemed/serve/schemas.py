@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails
 
 from edgemed.core.prompt import Message
+from edgemed.serve.body import parsed_json
 from edgemed.serve.errors import ApiError
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -174,10 +175,7 @@ class Conversation:
 
 def read_chat_request(body: bytes) -> ChatRequest:
     """The checked request. Raises ApiError 400 that names every fault."""
-    try:
-        content = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    content = parsed_json(body)
     if not isinstance(content, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
     _refuse_unsupported(content)
