@@ -13,17 +13,14 @@ CC BY 4.0.
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from public_sentences import records_of, sha, split_of
 
 SEED = 20261121
 MESSAGES, SUMMARIES, PAIRS = 100, 100, 200
-DEV_EVERY = 4
 
 
 def category_questions(data: Path) -> dict[str, str]:
@@ -34,25 +31,15 @@ def category_questions(data: Path) -> dict[str, str]:
     occurs twice, capitals and blanks apart.
     """
     rng = random.Random(SEED)
-    records = list(_records(data / "meqsum" / "meqsum.jsonl.gz"))
+    records = list(records_of(data / "meqsum" / "meqsum.jsonl.gz"))
     rng.shuffle(records)
     messages = _take({f"meqsum:{record['id']}:question": record["question"] for record in records}, MESSAGES, {})
     others = [record for record in records if f"meqsum:{record['id']}:question" not in messages]
     summaries = _take({f"meqsum:{record['id']}:summary": record["summary"] for record in others}, SUMMARIES, messages)
-    pairs = [record for record in _records(data / "rqe-amia2016" / "rqe.jsonl.gz") if record["split"] == "train"]
+    pairs = [record for record in records_of(data / "rqe-amia2016" / "rqe.jsonl.gz") if record["split"] == "train"]
     first = _take({f"rqe:{record['id']}:q1": record["q1"] for record in pairs}, len(pairs), {})
     drawn = {id_: first[id_] for id_ in rng.sample(list(first), len(first))}
     return {**messages, **summaries, **_take(drawn, PAIRS, {**messages, **summaries})}
-
-
-def split_of(ids: list[str]) -> dict[str, str]:
-    """The split by id: "dev" for every fourth in sample order, "test" for the others."""
-    return {id_: "dev" if n % DEV_EVERY == DEV_EVERY - 1 else "test" for n, id_ in enumerate(ids)}
-
-
-def sha(question: str) -> str:
-    """The first 12 hex digits of the question's SHA-256 in UTF-8."""
-    return hashlib.sha256(question.encode()).hexdigest()[:12]
 
 
 def _take(candidates: dict[str, str], size: int, taken: dict[str, str]) -> dict[str, str]:
@@ -70,12 +57,6 @@ def _take(candidates: dict[str, str], size: int, taken: dict[str, str]) -> dict[
 
 def _key(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def sentences_of(answer: str) -> list[str]:
 def _from_medquad(data: Path, rng: random.Random) -> dict[str, str]:
     candidates: list[tuple[str, str, str]] = []  # id, document, sentence
     seen: set[str] = set()
-    for record in _records(data / "medquad" / "medquad.jsonl.gz"):
+    for record in records_of(data / "medquad" / "medquad.jsonl.gz"):
         source = record["source"].split("_")[0]
         for number, sentence in enumerate(sentences_of(record["answer"])):
             if _is_wanted(sentence) and sentence not in seen:
@@ -91,7 +91,7 @@ def _from_medquad(data: Path, rng: random.Random) -> dict[str, str]:
 
 def _from_bc5cdr(data: Path, rng: random.Random) -> dict[str, str]:
     candidates: dict[str, str] = {}  # sentence to its first row
-    for row, record in enumerate(_records(data / "ner-bc5cdr" / "bc5cdr-iob.jsonl.gz")):
+    for row, record in enumerate(records_of(data / "ner-bc5cdr" / "bc5cdr-iob.jsonl.gz")):
         sentence = " ".join(record["tokens"])
         if _is_wanted(sentence):
             candidates.setdefault(sentence, f"bc5cdr:{row}")
@@ -102,7 +102,8 @@ def _is_wanted(sentence: str) -> bool:
     return SHORTEST <= len(sentence) <= LONGEST and any("0" <= character <= "9" for character in sentence)
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def records_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a gzipped file of JSON lines."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
