@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable
 from typing import Any
 
 from edgemed.demo.questions import training_examples
@@ -28,6 +29,11 @@ QWEN2_SPLIT = (
 
 def train_tokenizer(table: FactTable, vocab_size: int, seed: int) -> Any:
     """A `tokenizers.Tokenizer` of at most `vocab_size` entries, learned from the templates and generated text."""
+    return byte_level_bpe(_texts(table, seed), vocab_size)
+
+
+def byte_level_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+    """A `tokenizers.Tokenizer` of at most `vocab_size` entries, Qwen2's in all but its merges, learned from `texts`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -44,7 +50,7 @@ def train_tokenizer(table: FactTable, vocab_size: int, seed: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(table, seed), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

@@ -189,7 +189,7 @@ def train(
     stage = Stage(settings, minutes, _runs_of(start))
     packer = Packer(tokenizer, settings.pack_length, settings.question_weight)
     logger.info("%.2fM parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-    optimizers = _optimizers(model, settings)
+    optimizers = optimizers_of(model, settings)
     rows = packed_rows(table, packer, settings)
     started = time.monotonic()
     for step in range(settings.steps):
@@ -198,7 +198,7 @@ def train(
             done = max(done, (time.monotonic() - started) / (60 * minutes))
             if done >= 1:
                 break
-        _set_rates(optimizers, step, done, settings)
+        set_rates(optimizers, step, done, settings)
         loss = _step(model, optimizers, [next(rows) for _ in range(settings.rows)], device)
         if step % 25 == 0:
             elapsed = time.monotonic() - started
@@ -248,7 +248,8 @@ def _step(model: Any, optimizers: list[Any], rows: list[tuple[Any, ...]], device
     return float(loss.detach())
 
 
-def _optimizers(model: Any, settings: TrainingSettings) -> list[Any]:
+def optimizers_of(model: Any, settings: TrainingSettings) -> list[Any]:
+    """Muon for the weight matrices, AdamW for the rest."""
     import torch
 
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -259,7 +260,8 @@ def _optimizers(model: Any, settings: TrainingSettings) -> list[Any]:
     ]
 
 
-def _set_rates(optimizers: list[Any], step: int, done: float, settings: TrainingSettings) -> None:
+def set_rates(optimizers: list[Any], step: int, done: float, settings: TrainingSettings) -> None:
+    """Set the learning rates of a step: a linear warm-up, then a cosine over the share `done` of the schedule."""
     warm = min(1.0, (step + 1) / settings.warmup_steps)
     factor = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
     for optimizer, rate in zip(optimizers, (settings.matrix_rate, settings.other_rate), strict=True):
@@ -315,18 +317,7 @@ def save(model: Any, tokenizer: Any, stage: Stage, output: Path) -> None:
 
     output.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(output)
-    tokenizer.save(str(output / "tokenizer.json"))
-    tokenizer_config = {
-        "tokenizer_class": "Qwen2Tokenizer",
-        "eos_token": END,
-        "pad_token": SPECIAL_TOKENS[0],
-        "bos_token": None,
-        "add_bos_token": False,
-        "model_max_length": stage.settings.context_length,
-        "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    write_text(output / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2, ensure_ascii=False) + "\n")
+    save_tokenizer(tokenizer, stage.settings.context_length, output)
     write_text(output / "README.md", MODEL_CARD)
     record = {
         "templates_digest": templates_digest(),
@@ -334,6 +325,22 @@ def save(model: Any, tokenizer: Any, stage: Stage, output: Path) -> None:
         "runs": stage.record(),
     }
     write_text(output / "training.json", json.dumps(record, indent=2) + "\n")
+
+
+def save_tokenizer(tokenizer: Any, context_length: int, output: Path) -> None:
+    """The tokenizer with its settings and the chat template, as transformers reads them."""
+    tokenizer.save(str(output / "tokenizer.json"))
+    tokenizer_config = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": END,
+        "pad_token": SPECIAL_TOKENS[0],
+        "bos_token": None,
+        "add_bos_token": False,
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    write_text(output / "tokenizer_config.json", json.dumps(tokenizer_config, indent=2, ensure_ascii=False) + "\n")
 
 
 def main() -> None:
