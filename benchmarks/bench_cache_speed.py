@@ -4,8 +4,9 @@
 
 Each figure is the whole of `ResponseCache.lookup` in one thread: the privacy check of the question, its words, the
 digests, the similarity, and on disk SQLite, decryption and unpacking. "cpu" is this thread's own time: on a machine
-that others use, the difference is waiting for a core. Keys are synthetic; the clinical key and the
-embedding are made before, as the server makes them, and are not counted. "cold" drops the file from the system's
+that others use, the difference is waiting for a core. Keys are synthetic and made before. "repeat" is a question word
+for word, which needs no embedding; "paraphrase" one in another wording, whose embeddings (the asker's, and the kept
+question's at the first time) are drawn before and not counted. "cold" drops the file from the system's
 page cache before each lookup (Linux), so that it is read from the disk itself.
 """
 
@@ -31,6 +32,7 @@ from edgemed.serve.response_cache import Answered, Asked, CachedAnswer, CacheOpt
 SECRET = Secret("keyring", bytes(32))
 DRUGS = ("paracetamol", "amoxicillin", "ibuprofen", "zinc", "artesunate", "gentamicin", "ceftriaxone", "diazepam")
 ANSWER = "{drug}: {value} mg/kg every 6 hours. Do not give more than four doses in a day. " * 6
+WORDING = "What is the dose of {drug} for fever in a child of {weight} g, over 2 months?"
 CONTEXT = CacheContext(
     model_name="bench",
     model_digest="a" * 64,
@@ -77,8 +79,13 @@ def measure(path: Path, entries: int, lookups: int, dimensions: int) -> dict[str
     result["store"] = spread([store_ms(cache, question(number, dimensions)) for number in range(entries)])
     result["memory_level_mib"] = round(resident_mib() - before)
     assert cache.warning == "", cache.warning
-    chosen = [question(rng.randrange(entries), dimensions) for _ in range(lookups)]
-    result["memory_hit"] = spreads(lookup_ms(cache, chosen, "memory"))
+    chosen = [rng.randrange(entries) for _ in range(lookups)]
+    repeats = [question(number, dimensions) for number in chosen]
+    paraphrases = [
+        question(number, dimensions, "How much {drug} for a child of {weight} g with fever?") for number in chosen
+    ]
+    result["memory_hit_repeat"] = spreads(lookup_ms(cache, repeats, "memory"))
+    result["memory_hit_paraphrase"] = spreads(lookup_ms(cache, paraphrases, "memory"))
     result["miss"] = spreads(
         lookup_ms(cache, [question(entries + number, dimensions) for number in range(lookups)], "")
     )
@@ -90,11 +97,11 @@ def measure(path: Path, entries: int, lookups: int, dimensions: int) -> dict[str
     disk = DiskLevel(path, SECRET, limits)
     result["open_ms"] = round((time.perf_counter() - start) * 1e3, 1)
     cache = ResponseCache(none, disk)
-    result["disk_hit"] = spreads(lookup_ms(cache, chosen, "disk"))
+    result["disk_hit_repeat"] = spreads(lookup_ms(cache, repeats, "disk"))
+    result["disk_hit_paraphrase"] = spreads(lookup_ms(cache, paraphrases, "disk"))
     if hasattr(os, "posix_fadvise"):
-        result["disk_hit_cold"] = spreads(
-            lookup_ms(cache, chosen[: max(50, lookups // 10)], "disk", lambda: drop(path))
-        )
+        few = repeats[: max(50, lookups // 10)]
+        result["disk_hit_cold"] = spreads(lookup_ms(cache, few, "disk", lambda: drop(path)))
     new = range(entries, entries + lookups // 5)
     result["store_when_full"] = spread([store_ms(cache, question(number, dimensions)) for number in new])
     assert cache.stats().disk_entries == entries
@@ -102,12 +109,16 @@ def measure(path: Path, entries: int, lookups: int, dimensions: int) -> dict[str
     return result
 
 
-def question(number: int, dimensions: int) -> Asked:
-    """A question of its own key, with an embedding drawn by its number."""
+def question(number: int, dimensions: int, wording: str = WORDING) -> Asked:
+    """A question of its own key; in another wording than WORDING its embedding is there already, drawn by its number."""
     rng = random.Random(number)
-    text = f"What is the dose of {DRUGS[number % len(DRUGS)]} for fever in a child of {number % 4000} g, over 2 months?"
-    embedding = tuple(rng.random() for _ in range(dimensions))
-    return Asked(text, CONTEXT, SyntheticKey(number), emergency=False, has_history=False, embedding=embedding)
+    text = wording.format(drug=DRUGS[number % len(DRUGS)], weight=number % 4000)
+    asked = Asked(text, CONTEXT, SyntheticKey(number), emergency=False, has_history=False)
+    if wording != WORDING:
+        vector = tuple(rng.random() for _ in range(dimensions))
+        asked.embed = lambda _question: vector
+        asked.vector()
+    return asked
 
 
 def store_ms(cache: ResponseCache, asked: Asked) -> float:

@@ -37,6 +37,8 @@ _PER_BUCKET = 8
 """Entries of one context and key: their questions differ in wording only."""
 _MOST_USES = 4096
 """Uses remembered until the next write; older ones are forgotten, they only order the rows."""
+_MOST_LEARNT = 64
+"""Embeddings remembered until the next write; older ones are made again when they are needed."""
 _SWEPT_AT_ONCE = 200
 _DROPPED_AT_ONCE = 8
 """Rows that make room in bytes: a page is free when all its rows are gone."""
@@ -63,6 +65,7 @@ class DiskLevel:
         self._reading = threading.Lock()
         self._writing = threading.RLock()
         self._uses: dict[int, None] = {}
+        self._learnt: dict[int, tuple[Bucket, Kept]] = {}
         self._swept: set[tuple[bytes, bytes]] = set()
         self._locked_out = 0
         self._reader: sqlite3.Connection | None = None
@@ -77,14 +80,16 @@ class DiskLevel:
     def _open(self, secret: Secret) -> tuple[sqlite3.Connection, sqlite3.Connection, Sealer]:
         """The connections and keys of the file; a damaged one is set aside, and a new one begun."""
         try:
-            return open_file(self.path, secret)
+            opened = open_file(self.path, secret)
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-        set_aside(self.path)
-        opened = open_file(self.path, secret)
-        self.warning = f"The answer cache {self.path} was damaged: it is set aside, and a new one is begun."
-        return opened
+            set_aside(self.path)
+            opened = open_file(self.path, secret)
+            self.warning = f"The answer cache {self.path} was damaged: it is set aside, and a new one is begun."
+        if opened.emptied:
+            self.warning = f"The answer cache {self.path} is of an older edgemed: it is emptied, and begun anew."
+        return opened.writer, opened.reader, opened.sealer
 
     @property
     def is_on(self) -> bool:
@@ -126,7 +131,7 @@ class DiskLevel:
             index = self._sealer.index("bucket", *bucket)
             place = self._sealer.index("place", context.place)[:8]
             ground = self._sealer.index("ground", context.ground)[:8]
-            self._write_uses(database)
+            self._write_remembered(database)
             self._sweep(database, place, ground)
             self._drop_expired(database, kept.made)
             row = database.execute(
@@ -149,6 +154,13 @@ class DiskLevel:
             self._uses[row] = None
             if len(self._uses) > _MOST_USES:
                 del self._uses[next(iter(self._uses))]
+
+    def learn(self, row: int, bucket: Bucket, kept: Kept) -> None:
+        """Remember an entry that has learnt its embedding; written with the next entry, or at the end."""
+        with self._reading:
+            self._learnt[row] = (bucket, kept)
+            if len(self._learnt) > _MOST_LEARNT:
+                del self._learnt[next(iter(self._learnt))]
 
     def remove(self, row: int) -> None:
         """Delete one row."""
@@ -177,10 +189,10 @@ class DiskLevel:
 
     def close(self) -> None:
         """Write what is remembered, empty the log, close the file."""
-        if self._uses:
+        if self._uses or self._learnt:
             with self._transaction() as database:
                 if database is not None:
-                    self._write_uses(database)
+                    self._write_remembered(database)
         with self._writing, self._reading:
             if self._writer is not None:
                 with suppress(sqlite3.Error):
@@ -212,9 +224,14 @@ class DiskLevel:
                 _roll_back(database)
                 raise
 
-    def _write_uses(self, database: sqlite3.Connection) -> None:
+    def _write_remembered(self, database: sqlite3.Connection) -> None:
         with self._reading:
             uses, self._uses = self._uses, {}
+            learnt, self._learnt = self._learnt, {}
+        for row, (bucket, kept) in learnt.items():
+            index = self._sealer.index("bucket", *bucket)
+            sealed = self._sealer.seal(pack(kept), index)
+            database.execute("UPDATE entries SET sealed = ? WHERE id = ? AND bucket = ?", (sealed, row, index))
         if uses:
             clock = tick(database, len(uses))
             numbered = [(clock - len(uses) + 1 + place, row) for place, row in enumerate(uses)]

@@ -1,4 +1,4 @@
-"""One kept answer: what it is found by, what it says, and how alike two questions are (equation 8)."""
+"""A question, a kept one with its answer, and how alike two of them are (equation 8)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import re
 import struct
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import mul
+from typing import Protocol
 
 from edgemed.core.errors import EdgemedError
 from edgemed.core.records import Record
@@ -49,24 +50,59 @@ class CacheContext(Record):
         return "\n".join((self.model_digest, self.adapter, self.templates_digest, self.medical_version))
 
 
+class Key(Protocol):
+    """What the cache needs of a clinical key (edgemed.medical.clinical_key)."""
+
+    @property
+    def cacheable(self) -> bool: ...
+
+    def digest(self) -> str: ...
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question as the cache sees it."""
+
+    question: str
+    context: CacheContext
+    key: Key
+    emergency: bool
+    """It holds a danger sign, or its category is emergency."""
+    has_history: bool
+    """There are earlier turns."""
+    embed: Callable[[str], Sequence[float] | None] | None = None
+    """Makes the embedding of a question, of any length; None where the engine gives none."""
+    embedding: array[float] | None = None
+    """Of this question, with length 1; None until a comparison has needed it."""
+
+    def vector(self) -> array[float] | None:
+        """The embedding, made at the first call."""
+        if self.embedding is None:
+            self.embedding = self.vector_of(self.question)
+        return self.embedding
+
+    def vector_of(self, question: str) -> array[float] | None:
+        """The embedding of any question with length 1, or None."""
+        return unit_vector(self.embed(question)) if self.embed else None
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """An answer as both levels of the cache hold it."""
 
-    words: str
-    """V of equation 8, sorted and joined by blanks: a tenth of a set's memory."""
-    embedding: array[float] | None
-    """Single precision, length 1; None where the model gives none."""
+    question: str
     answer: str
     made: float
     """Seconds since 1970, UTC."""
     completion_tokens: int
+    embedding: array[float] | None = None
+    """Of the question, single precision, length 1; None until a comparison has needed it."""
 
     @property
     def size_bytes(self) -> int:
         """Roughly what it takes in memory."""
         vector = 0 if self.embedding is None else 4 * len(self.embedding)
-        return 1400 + vector + sys.getsizeof(self.answer) + sys.getsizeof(self.words)
+        return 1400 + vector + sys.getsizeof(self.answer) + sys.getsizeof(self.question)
 
 
 class DamagedEntry(EdgemedError):
@@ -80,9 +116,9 @@ def words_of(question: str) -> frozenset[str]:
     return frozenset(_WORD.findall(read(question).plain))
 
 
-def joined(words: frozenset[str]) -> str:
-    """The words as an entry holds them."""
-    return " ".join(sorted(words))
+def same_text(first: str, second: str) -> bool:
+    """Whether two questions are the same but for blanks and case: their similarity is 1."""
+    return first == second or first.casefold().split() == second.casefold().split()
 
 
 def unit_vector(embedding: Sequence[float] | None) -> array[float] | None:
@@ -109,12 +145,12 @@ def cosine(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def pack(kept: Kept) -> bytes:
-    """The entry as bytes: the length of a JSON head (4 bytes), the head, the embedding.
+    """The entry as bytes: the length of a JSON head (4 bytes), the head, the embedding if it has one.
 
     The embedding is in half precision, little-endian: that changes a cosine by less than 0.001 and halves the file.
     """
     head = {
-        "words": kept.words,
+        "question": kept.question,
         "answer": kept.answer,
         "made": kept.made,
         "completion_tokens": kept.completion_tokens,
@@ -131,11 +167,11 @@ def unpack(data: bytes) -> Kept:
         head = json.loads(data[4:end])
         vector = struct.unpack(f"<{(len(data) - end) // 2}e", data[end:])
         return Kept(
-            words=head["words"],
-            embedding=array("f", vector) if vector else None,
+            question=head["question"],
             answer=head["answer"],
             made=head["made"],
             completion_tokens=head["completion_tokens"],
+            embedding=array("f", vector) if vector else None,
         )
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise DamagedEntry("An entry of the answer cache is damaged.") from error

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,7 +17,8 @@ from edgemed.serve.cache_secret import Sealer, Secret, SecretMaking, new_making
 
 APPLICATION_ID = 0x65644143
 """Marks the file as ours ("edAC")."""
-FORMAT = 1
+FORMAT = 2
+"""1 held the words and the embedding of a question in its place."""
 
 READER_CACHE_KIB = 4096
 WRITER_CACHE_KIB = 2048
@@ -49,7 +51,18 @@ class Unusable(Exception):
     """The file cannot be used; the text says why and what was done."""
 
 
-def open_file(path: Path, secret: Secret) -> tuple[sqlite3.Connection, sqlite3.Connection, Sealer]:
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A cache file, open."""
+
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    sealer: Sealer
+    emptied: bool
+    """It was of an older version, whose entries cannot be read any more."""
+
+
+def open_file(path: Path, secret: Secret) -> Opened:
     """A connection to write, one to read, and the keys; makes the file when there is none.
 
     Raises Unusable, and whatever sqlite3 and the system say of the file (`is_damage`, `why_off`).
@@ -63,9 +76,10 @@ def open_file(path: Path, secret: Secret) -> tuple[sqlite3.Connection, sqlite3.C
         sealer = Sealer(secret, _prepare(writer, path, secret))
         writer.execute("INSERT OR IGNORE INTO facts VALUES ('check', ?)", (sealer.seal(_CHECK, b"check"),))
         sealer.open(_fact_bytes(writer, "check"), b"check")
+        emptied = _empty_if_older(writer)
         connections.append(reader := _connect(path, READER_CACHE_KIB))
         reader.execute("PRAGMA query_only = ON")
-        return writer, reader, sealer
+        return Opened(writer, reader, sealer, emptied)
     except BaseException as error:
         for connection in connections:
             connection.close()
@@ -141,7 +155,7 @@ def _prepare(database: sqlite3.Connection, path: Path, secret: Secret) -> Secret
             made = new_making(secret.source).model_dump_json()
             database.execute("INSERT INTO facts VALUES ('making', ?)", (made.encode(),))
         ours = database.execute("PRAGMA application_id").fetchall()[0][0] == APPLICATION_ID
-        if not ours or database.execute("PRAGMA user_version").fetchall()[0][0] != FORMAT:
+        if not ours or _version(database) > FORMAT:
             raise Unusable(f"{path} is not an answer cache of this version and is left alone; {_MEMORY_ONLY}")
         making = SecretMaking.model_validate_json(_fact_bytes(database, "making"))
     except (Unusable, ValidationError, sqlite3.Error) as error:
@@ -157,6 +171,28 @@ def _prepare(database: sqlite3.Connection, path: Path, secret: Secret) -> Secret
             f"{_MEMORY_ONLY} {_MEND}"
         )
     return making
+
+
+def _empty_if_older(database: sqlite3.Connection) -> bool:
+    """Whether the entries were of an older version and are dropped; only ever asked with the file's own secret."""
+    if _version(database) == FORMAT:
+        return False
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        older = _version(database) < FORMAT  # another server may have been faster
+        if older:
+            database.execute("DELETE FROM entries")
+            database.execute(f"PRAGMA user_version = {FORMAT}")
+    except sqlite3.Error:
+        with suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+    return older
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchall()[0][0])
 
 
 def _statements(script: str) -> Iterator[str]:

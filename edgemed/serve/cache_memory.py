@@ -48,6 +48,13 @@ class MemoryLevel:
         while len(self._by_use) > self._max_entries or self.size_bytes > self._max_bytes:
             self.remove(next(iter(self._by_use)))
 
+    def learn(self, number: int, kept: Kept) -> None:
+        """Put an entry that has learnt its embedding in the place of the one without, if that is still here."""
+        if number in self._by_use:
+            held = self._by_use[number]
+            self.size_bytes += kept.size_bytes - held.kept.size_bytes
+            held.kept = kept
+
     def use(self, number: int) -> None:
         """Mark an entry as the one used last, if it is still here."""
         if number in self._by_use:

@@ -66,7 +66,7 @@ class Recall:
             key=clinical_key(question, case.language),
             emergency=case.emergency,
             has_history=bool(case.conversation.history),
-            embed=lambda: self._embedding(question),
+            embed=self._embedding,
         )
 
     def _context(self, case: Consultation, request: ChatRequest) -> CacheContext:

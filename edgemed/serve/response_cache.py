@@ -6,7 +6,9 @@ are equal and hold nothing unread, and when they are similar enough besides:
     Sim(q1, q2) = l Jaccard(V1, V2) + (1 - l) cos(e1, e2)
 
 V are the words of a question, e its embedding; without one, Jaccard alone is used, with a threshold of its own. The
-key decides, similarity only proposes: entries are looked up by key, and the most similar one of them is taken.
+key decides, similarity only proposes: entries are looked up by key, and the most similar one of them is taken. An
+entry keeps its question: embeddings cost the time of a short prompt, so both are made only when a key matches and the
+wording differs. The same wording needs none.
 
 Emergencies and conversations with earlier turns never meet the cache, nor do texts that may name somebody
 (cache_privacy.py). Two levels: memory (cache_memory.py), and a sealed file (cache_disk.py) where there is a secret.
@@ -16,19 +18,18 @@ from __future__ import annotations
 
 import threading
 import time
-from array import array
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from pydantic import Field
 
 from edgemed.core.records import Record
 from edgemed.serve.cache_disk import DiskLevel, DiskLimits
-from edgemed.serve.cache_entry import CacheContext, Kept, cosine, jaccard, joined, unit_vector, words_of
+from edgemed.serve.cache_entry import Asked, CacheContext, Kept, cosine, jaccard, same_text, words_of
 from edgemed.serve.cache_memory import Bucket, Held, MemoryLevel
 from edgemed.serve.cache_privacy import PrivateReason, private_reason, words_of_language
 from edgemed.serve.cache_secret import keyring_secret, passphrase_secret
@@ -81,37 +82,6 @@ class CacheOptions(Record):
     """Least similarity where both questions have an embedding."""
     word_threshold: float = Field(default=0.1, ge=0, le=1)
     """Least Jaccard similarity where one of them has none."""
-
-
-class Key(Protocol):
-    """What the cache needs of a clinical key (edgemed.medical.clinical_key)."""
-
-    @property
-    def cacheable(self) -> bool: ...
-
-    def digest(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question as the cache sees it."""
-
-    question: str
-    context: CacheContext
-    key: Key
-    emergency: bool
-    """It holds a danger sign, or its category is emergency."""
-    has_history: bool
-    """There are earlier turns."""
-    embedding: tuple[float, ...] | None = None
-    """Of the question's text, any length; None where the engine gives none."""
-    embed: Callable[[], tuple[float, ...] | None] | None = None
-    """Makes the embedding when it is needed: for most new questions only when their answer is kept."""
-
-    def vector(self) -> array[float] | None:
-        """The embedding with length 1, or None."""
-        embedding = self.embed() if self.embedding is None and self.embed is not None else self.embedding
-        return unit_vector(embedding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +182,7 @@ class ResponseCache:
     def refusal(self, asked: Asked) -> Refusal | None:
         """Why this question may neither be answered from the cache nor be kept; None when it may.
 
-        Needs no embedding, so a server asks this first.
+        Needs no embedding.
         """
         if asked.emergency:
             return "emergency"
@@ -240,11 +210,11 @@ class ResponseCache:
                 self._not_stored[reason] += 1
             return NotStored(reason)
         kept = Kept(
-            words=joined(words_of(asked.question)),
-            embedding=asked.vector(),
+            question=asked.question,
             answer=answered.text,
             made=self._clock(),
             completion_tokens=answered.completion_tokens,
+            embedding=asked.embedding,
         )
         bucket = _bucket(asked)
         row = self._disk.add(bucket, asked.context, kept) if self._disk else None
@@ -293,9 +263,14 @@ class ResponseCache:
         with self._lock:
             self._sweep_memory(asked.context)
             held = dict(self._memory.of(bucket))
-        words = words_of(asked.question)
-        vector = asked.vector() if held else None
-        best, why = self._best([(number, entry.kept) for number, entry in held.items()], words, vector)
+
+        def learn(number: int, kept: Kept) -> None:
+            with self._lock:
+                self._memory.learn(number, kept)
+            if self._disk and (row := held[number].row) is not None:
+                self._disk.learn(row, bucket, kept)
+
+        best, why = self._best({number: entry.kept for number, entry in held.items()}, asked, learn)
         if best is not None:
             number, kept, similarity = best
             with self._lock:
@@ -303,41 +278,51 @@ class ResponseCache:
             if self._disk and (row := held[number].row) is not None:
                 self._disk.use(row)
             return self._given(kept, "memory", similarity)
-        if self._disk is None or not (on_disk := self._disk.find(bucket)):
+        disk, rows = self._disk, {entry.row for entry in held.values()}
+        if disk is None or not (on_disk := {row: kept for row, kept in disk.find(bucket) if row not in rows}):
             return why
-        best, why = self._best(on_disk, words, vector if held else asked.vector())
+        best, why = self._best(on_disk, asked, lambda row, kept: disk.learn(row, bucket, kept))
         if best is None:
             return why
         place, kept, similarity = best
         with self._lock:
             if all(entry.row != place for _, entry in self._memory.of(bucket)):
                 self._memory.add(Held(bucket, kept, asked.context, place))
-        self._disk.use(place)
+        disk.use(place)
         return self._given(kept, "disk", similarity)
 
     def _best(
-        self, entries: list[tuple[int, Kept]], words: frozenset[str], vector: array[float] | None
+        self, entries: Mapping[int, Kept], asked: Asked, learn: Callable[[int, Kept], None]
     ) -> tuple[tuple[int, Kept, float] | None, Literal["new", "not_similar", "expired"]]:
-        """The entry most similar beyond its threshold, with its similarity; else None and why."""
+        """The entry most similar beyond its threshold, with its similarity; else None and why.
+
+        `learn` is told of each entry whose embedding was made for the comparison.
+        """
         now = self._clock()
-        fresh = [(number, kept) for number, kept in entries if self._is_fresh(kept, now)]
+        fresh = {number: kept for number, kept in entries.items() if self._is_fresh(kept, now)}
+        for number, kept in fresh.items():
+            if same_text(asked.question, kept.question):
+                return (number, kept, 1.0), "not_similar"
         best: tuple[int, Kept, float] | None = None
         margin = 0.0
-        for number, kept in fresh:
-            alike, least = self.similarity(words, vector, kept)
+        for number, without in fresh.items():
+            kept = _with_embedding(without, asked)
+            if kept is not without:
+                learn(number, kept)
+            alike, least = self.similarity(asked, kept)
             if alike >= least and (best is None or alike - least > margin):
                 best, margin = (number, kept, alike), alike - least
         if best is not None or fresh:
             return best, "not_similar"
         return None, "expired" if entries else "new"
 
-    def similarity(self, words: frozenset[str], vector: array[float] | None, kept: Kept) -> tuple[float, float]:
+    def similarity(self, asked: Asked, kept: Kept) -> tuple[float, float]:
         """Equation 8 between a question and a kept one, and the threshold that it has to reach."""
-        alike = jaccard(words, frozenset(kept.words.split()))
-        if vector is None or kept.embedding is None:
+        alike = jaccard(words_of(asked.question), words_of(kept.question))
+        if asked.embedding is None or kept.embedding is None:
             return alike, self.options.word_threshold
         weight = self.options.word_weight
-        return weight * alike + (1 - weight) * cosine(vector, kept.embedding), self.options.threshold
+        return weight * alike + (1 - weight) * cosine(asked.embedding, kept.embedding), self.options.threshold
 
     def _is_fresh(self, kept: Kept, now: float) -> bool:
         return -_CLOCK_SLACK_S <= now - kept.made <= self.options.ttl_s
@@ -378,6 +363,14 @@ def open_cache(
         return ResponseCache(options, warning=NO_SECRET)
     limits = DiskLimits(options.disk_entries, options.disk_bytes, options.ttl_s)
     return ResponseCache(options, DiskLevel(folder / CACHE_FILE, secret, limits))
+
+
+def _with_embedding(kept: Kept, asked: Asked) -> Kept:
+    """The entry with the embedding of its question, where the model gives one."""
+    if asked.vector() is None or kept.embedding is not None:
+        return kept
+    vector = asked.vector_of(kept.question)
+    return kept if vector is None else replace(kept, embedding=vector)
 
 
 def _bucket(asked: Asked) -> Bucket:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from edgemed.serve.cache_entry import CacheContext
+from edgemed.serve.cache_entry import CacheContext, unit_vector
 from edgemed.serve.cache_secret import Secret
 from edgemed.serve.response_cache import Answered, Asked
 
@@ -41,7 +41,9 @@ def context(**fields: Any) -> CacheContext:
 
 def asked(question: str = QUESTION, mark: str = StandInKey.mark, **fields: Any) -> Asked:
     made: dict[str, Any] = {"context": context(), "key": StandInKey(mark), "emergency": False, "has_history": False}
-    return Asked(question=question, **(made | fields))
+    made |= fields
+    made["embedding"] = unit_vector(made.get("embedding"))
+    return Asked(question=question, **made)
 
 
 def answered(text: str = ANSWER, **fields: Any) -> Answered:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cache_stand_ins import ANSWER, QUESTION, SECRET, answered, asked, context
+from cache_stand_ins import ANSWER, QUESTION, SAME, SECRET, answered, asked, context
 
 from edgemed.serve.cache_disk import DiskLevel, DiskLimits
-from edgemed.serve.cache_entry import Kept, joined, unit_vector, words_of
+from edgemed.serve.cache_entry import Kept, unit_vector
 from edgemed.serve.cache_file import erase
 from edgemed.serve.cache_secret import Secret, keyring_secret
 from edgemed.serve.response_cache import CachedAnswer, Miss, ResponseCache, Stored
@@ -23,7 +23,7 @@ PASSPHRASE = Secret("passphrase", b"four words of nonsense")
 
 
 def kept(answer: str = ANSWER, made: float = 1e9, **fields: object) -> Kept:
-    return replace(Kept(joined(words_of(QUESTION)), unit_vector((0.6, 0.8)), answer, made, 7), **fields)  # type: ignore[arg-type]
+    return replace(Kept(QUESTION, answer, made, 7, unit_vector((0.6, 0.8))), **fields)  # type: ignore[arg-type]
 
 
 def answers(disk: DiskLevel, mark: str) -> list[str]:
@@ -238,6 +238,50 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     assert "left alone" in DiskLevel(tmp_path / "b", SECRET).warning
     assert not DiskLevel(Path("/proc/none/a"), SECRET).is_on
+
+
+def aged(path: Path, version: int) -> None:
+    """Give a cache file the version of another edgemed."""
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {version}")
+    database.commit()
+    database.close()
+
+
+def test_a_file_of_an_older_edgemed_is_emptied_and_that_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    disk = DiskLevel(path, SECRET)
+    add(disk, "x")
+    disk.close()
+    aged(path, 1)
+    assert "left alone" in DiskLevel(path, Secret("keyring", bytes(32))).warning, "not without its secret"
+    disk = DiskLevel(path, SECRET)
+    assert "older edgemed" in disk.warning
+    assert (disk.is_on, disk.sizes()[0], answers(disk, "x")) == (True, 0, [])
+    assert add(disk, "x")
+    disk.close()
+    disk = DiskLevel(path, SECRET)
+    assert (disk.warning, answers(disk, "x")) == ("", [ANSWER])
+    disk.close()
+    aged(path, 99)
+    assert "left alone" in DiskLevel(path, SECRET).warning
+
+
+def test_an_embedding_learnt_by_an_entry_outlives_the_server(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def embed(question: str) -> tuple[float, ...]:
+        made.append(question)
+        return (0.6, 0.8)
+
+    cache = ResponseCache(disk=DiskLevel(tmp_path / "a", SECRET))
+    cache.store(asked(), answered())
+    cache.close()
+    for _ in range(2):
+        cache = ResponseCache(disk=DiskLevel(tmp_path / "a", SECRET))
+        assert isinstance(cache.lookup(asked(SAME, embed=embed)), CachedAnswer)
+        cache.close()
+    assert made == [SAME, QUESTION, SAME]
 
 
 def test_a_locked_file_costs_a_moment_and_is_given_up_after_three_times(tmp_path: Path) -> None:

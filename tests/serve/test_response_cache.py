@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgemed.core.errors import UsageError
 from edgemed.serve.cache_disk import DiskLevel
-from edgemed.serve.cache_entry import Kept, cosine, jaccard, joined, pack, unit_vector, unpack, words_of
+from edgemed.serve.cache_entry import Kept, cosine, jaccard, pack, same_text, unit_vector, unpack, words_of
 from edgemed.serve.response_cache import (
     Asked,
     CachedAnswer,
@@ -116,27 +116,41 @@ def test_the_most_similar_entry_of_a_key_is_given() -> None:
     cache = ResponseCache()
     cache.store(asked(embedding=(1.0, 0.0)), answered())
     cache.store(asked(embedding=(0.0, 1.0)), answered("Give 15 mg/kg."))
-    found = cache.lookup(asked(embedding=(0.1, 1.0)))
+    found = cache.lookup(asked(SAME, embedding=(0.1, 1.0)))
     assert isinstance(found, CachedAnswer)
     assert found.text == "Give 15 mg/kg."
 
 
 def test_an_embedding_is_made_only_when_it_is_needed() -> None:
-    made: list[int] = []
+    made: list[str] = []
 
-    def embed() -> tuple[float, ...]:
-        made.append(1)
+    def embed(question: str) -> tuple[float, ...]:
+        made.append(question)
         return (1.0, 0.0)
 
     cache = ResponseCache()
     cache.lookup(asked(embed=embed))
     cache.lookup(asked(emergency=True, embed=embed))
-    assert not made
     cache.store(asked(embed=embed), answered())
-    found = cache.lookup(asked(embed=embed))
+    found = cache.lookup(asked(f" {QUESTION.upper()}\n", embed=embed))
     assert isinstance(found, CachedAnswer)
     assert found.similarity == 1
-    assert len(made) == 2
+    assert made == [], "the same wording needs none"
+    for _ in range(2):
+        assert isinstance(cache.lookup(asked(SAME, embed=embed)), CachedAnswer)
+    assert made == [SAME, QUESTION, SAME], "the kept question is embedded once"
+    other = asked("and now", embed=lambda question: (-1.0, 0.1))
+    assert cache.lookup(other) == Miss("not_similar")
+    assert cache.store(other, answered()) == Stored(on_disk=False)
+    assert isinstance(cache.lookup(asked("and then", embed=lambda question: (-1.0, 0.0))), CachedAnswer)
+
+
+def test_an_engine_that_embeds_nothing_leaves_the_words(tmp_path: Path) -> None:
+    cache = ResponseCache(disk=DiskLevel(tmp_path / "a", SECRET))
+    cache.store(asked(), answered())
+    assert isinstance(cache.lookup(asked(SAME, embed=lambda question: None)), CachedAnswer)
+    assert cache.lookup(asked("and now", embed=lambda question: None)) == Miss("not_similar")
+    cache.close()
 
 
 def test_an_answer_grows_too_old_and_a_clock_set_back_gives_none() -> None:
@@ -262,21 +276,21 @@ def test_similarity_is_symmetric_within_its_bounds_and_one_for_the_same(
     first: str, second: str, one: tuple[float, ...] | None, two: tuple[float, ...] | None
 ) -> None:
     cache = ResponseCache()
-    a, b = (Kept(joined(words_of(t)), unit_vector(v), "", 0, 0) for t, v in ((first, one), (second, two)))
-    there = cache.similarity(words_of(first), a.embedding, b)
-    back = cache.similarity(words_of(second), b.embedding, a)
+    a, b = (Kept(t, "", 0, 0, unit_vector(v)) for t, v in ((first, one), (second, two)))
+    there = cache.similarity(asked(first, embedding=one), b)
+    back = cache.similarity(asked(second, embedding=two), a)
     assert there == pytest.approx(back)
     assert -0.5 <= there[0] <= 1
-    assert cache.similarity(words_of(first), a.embedding, a)[0] == pytest.approx(1, abs=1e-6)
+    assert cache.similarity(asked(first, embedding=one), a)[0] == pytest.approx(1, abs=1e-6)
 
 
 @given(texts, texts, st.none() | vectors, st.floats(0, 4e9), st.integers(0, 9999))
 def test_an_entry_comes_back_from_its_bytes(
     question: str, answer: str, vector: tuple[float, ...] | None, made: float, tokens: int
 ) -> None:
-    kept = Kept(joined(words_of(question)), unit_vector(vector), answer, made, tokens)
+    kept = Kept(question, answer, made, tokens, unit_vector(vector))
     back = unpack(pack(kept))
-    assert (back.words, back.answer, back.made, back.completion_tokens) == (kept.words, answer, made, tokens)
+    assert (back.question, back.answer, back.made, back.completion_tokens) == (question, answer, made, tokens)
     if kept.embedding is None:
         assert back.embedding is None
     else:
@@ -289,6 +303,12 @@ def test_no_question_makes_the_cache_raise(text: str) -> None:
     cache = ResponseCache()
     cache.lookup(asked(text))
     cache.store(asked(text), answered(text))
+
+
+def test_the_same_text_differs_in_blanks_and_case_alone() -> None:
+    assert same_text("Dose of  ZINC?\n", "dose of zinc?")
+    assert not same_text("dose of zinc", "dose of zinc?")
+    assert not same_text("dose of zinc 1 0 mg", "dose of zinc 10 mg")
 
 
 def test_jaccard_is_shared_words_over_all_words() -> None:

@@ -73,7 +73,7 @@ async function loadStatus(signal) {
     + `Model: ${server.model}`;
   byId("demo").textContent = server.demo_notice;
   byId("demo").hidden = !server.demo;
-  byId("saving").textContent = "edgemed may save the answer to a question in which nobody is named, "
+  byId("saving").textContent = "edgemed may save a question in which nobody is named, with its answer, "
     + (server.cache.disk ? "sealed, on this computer." : "until edgemed is closed.");
   document.title = server.demo ? "edgemed (demonstration)" : "edgemed";
   showLanguages();
