@@ -110,7 +110,7 @@ def measure(path: Path, entries: int, lookups: int, dimensions: int) -> dict[str
 
 
 def question(number: int, dimensions: int, wording: str = WORDING) -> Asked:
-    """A question of its own key; in another wording than WORDING its embedding is there already, drawn by its number."""
+    """A question of its own key; in another wording than WORDING, its embedding is drawn by its number already."""
     rng = random.Random(number)
     text = wording.format(drug=DRUGS[number % len(DRUGS)], weight=number % 4000)
     asked = Asked(text, CONTEXT, SyntheticKey(number), emergency=False, has_history=False)
