@@ -9,15 +9,17 @@ import typer
 
 from edgemed.cli.console import Console
 from edgemed.cli.options import Json, Verbose
-from edgemed.core.errors import EngineLost, UsageError
+from edgemed.core.errors import EdgemedError, EngineLost, UsageError
 from edgemed.core.records import Record
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from edgemed.engines.base import DoneEvent, Engine, Event, GenerationRequest
-    from edgemed.medical.category import Classification
-    from edgemed.medical.guard import GuardResult
+    from edgemed.medical.guard import CheckedNumber, GuardResult
+    from edgemed.serve.consultation import Consultation
+    from edgemed.serve.options import ServeOptions
+    from edgemed.serve.schemas import ChatRequest
 
 
 class AskNumber(Record):
@@ -35,6 +37,7 @@ class AskAnswer(Record):
 
     schema_version: Literal[1] = 1
     question: str
+    language: str
     category: str
     danger_signs: tuple[str, ...]
     """Found in the question; with one, the emergency template was used, else that of the category."""
@@ -58,49 +61,61 @@ def ask(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, in tokens (default: by the kind of question).")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the question, such as: en, fr, es, sw (default: en).")
+    ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Answer one question on the terminal, with no server."""
     from edgemed.cli.models import resolve_model
+    from edgemed.serve.schemas import says_nothing
 
-    if not question.strip():
+    question = question.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a terminal may send any bytes
+    if says_nothing(question):
         raise UsageError("The question is empty.", next_step='edgemed ask "What is the dose of paracetamol?"')
     console = Console(json_mode=json, verbose=verbose)
-    console.record(_answer(question, resolve_model(model), max_tokens, console))
+    console.record(_answer(question, resolve_model(model), max_tokens, language, console))
 
 
-def _answer(question: str, path: Path, max_tokens: int | None, console: Console) -> AskAnswer:
+def _answer(question: str, path: Path, max_tokens: int | None, language: str | None, console: Console) -> AskAnswer:
     """Load, ask, stream the text to stdout; what was said."""
+    from edgemed.core.settings import project_settings
     from edgemed.demo import DEMO_NAME, DEMO_NOTICE, is_demo
     from edgemed.demo.supported import checked_facts
     from edgemed.engines.registry import open_engine
-    from edgemed.medical.category import classify
     from edgemed.medical.guard import check_numbers
     from edgemed.plan.store import plan_for
-    from edgemed.serve.options import CARE_NOTICE
+    from edgemed.serve.options import ServeOptions
+    from edgemed.serve.schemas import ChatMessage, ChatRequest, says_nothing
 
-    kind, demo = classify(question), is_demo(path)
+    demo = is_demo(path)
+    options = ServeOptions(
+        model_name=DEMO_NAME if demo else path.stem,
+        languages=project_settings().medical.languages,
+        demo_notice=DEMO_NOTICE if demo else "",
+    )
+    asked = ChatRequest(messages=[ChatMessage(role="user", content=question)], max_tokens=max_tokens, language=language)
+    case = _consulted(asked, options)
     config = plan_for(path, console, n_slots=1).engine_config.model_copy(update={"model_path": path})
     engine = open_engine(config, console)
     try:
-        request = _request(engine, question, kind, max_tokens)
-        if kind.danger:
-            found = ", ".join(sign.words for sign in kind.danger)
-            console.note(f"Possible danger sign ({found}): follow your emergency protocol, refer at once.")
-        for notice in (CARE_NOTICE, DEMO_NOTICE if demo else ""):
-            if notice:
-                console.note(notice)
+        request = _request(engine, case, asked, options)
+        _say_before(case, options, console)
         text, done = _stream(engine, request, console)
     finally:
         engine.close()
+    if done.reason == "stop" and says_nothing(text):
+        raise EdgemedError("The model gave no answer.", next_step="ask in other words")
     if done.reason == "length":
         count = done.completion_tokens
         console.note(f"The answer was cut after {count} token{'' if count == 1 else 's'}.")
     guard = check_numbers(text, question, checked_facts(question))
-    _say_unsupported(guard, console)
+    _say_of_numbers(guard, console)
+    kind = case.classification
     return AskAnswer(
         question=question,
+        language=case.language,
         category=kind.category.value,
         danger_signs=tuple(sign.sign for sign in kind.danger),
         answer=text,
@@ -109,47 +124,75 @@ def _answer(question: str, path: Path, max_tokens: int | None, console: Console)
             for n in guard.numbers
         ),
         finish_reason=done.reason,
-        model=DEMO_NAME if demo else path.stem,
+        model=options.model_name,
         prompt_tokens=done.prompt_tokens,
         completion_tokens=done.completion_tokens,
         ttft_ms=done.ttft_ms,
         total_ms=done.total_ms,
-        notice=CARE_NOTICE,
-        demo_notice=DEMO_NOTICE if demo else "",
+        notice=options.notice,
+        demo_notice=options.demo_notice,
     )
 
 
-def _say_unsupported(guard: GuardResult, console: Console) -> None:
-    """Name on stderr each number that has no support, and what a source says instead."""
+def _consulted(asked: ChatRequest, options: ServeOptions) -> Consultation:
+    """What the medical layer says of the question, as the server would. Raises UsageError."""
+    from edgemed.serve.consultation import consult
+    from edgemed.serve.errors import ApiError
+    from edgemed.serve.schemas import conversation_of
+
+    try:
+        return consult(asked, conversation_of(asked), options)
+    except ApiError as error:
+        raise UsageError(error.message) from None
+
+
+def _request(engine: Engine, case: Consultation, asked: ChatRequest, options: ServeOptions) -> GenerationRequest:
+    """What the server would ask the engine, but with all the time it takes. Raises UsageError when it is too long."""
+    from dataclasses import replace
+
+    from edgemed.serve.errors import ApiError
+    from edgemed.serve.generation import generation_of
+
+    try:
+        return replace(generation_of(engine, engine.info, case, asked, options, "ask"), deadline_s=None)
+    except ApiError as error:
+        raise UsageError(error.message) from None
+
+
+def _say_before(case: Consultation, options: ServeOptions, console: Console) -> None:
+    """On stderr, before the first word: danger signs, notes on words, notices."""
+    kind = case.classification
+    if kind.danger:
+        found = ", ".join(sign.words for sign in kind.danger)
+        console.note(f"Possible danger sign ({found}): follow your emergency protocol, refer at once.")
+    elif not kind.danger_checked:
+        console.note("Danger signs are not checked in this language.")
+    for note in case.notes:
+        means = " or ".join(note.meanings)
+        said = f"can mean {means}: write it out" if note.ambiguous else f"stands for {means}"
+        console.note(f"Note: {note.surface!r} {said}." + (f" Careful: {note.warning}." if note.warning else ""))
+    for notice in (options.notice, options.demo_notice):
+        if notice:
+            console.note(notice)
+
+
+def _say_of_numbers(guard: GuardResult, console: Console) -> None:
+    """On stderr: each number that has no support, and what a source says instead."""
+    for number in guard.numbers:
+        if words := _words_on(number):
+            console.note(f"Check {number.text!r}: {words}.")
+
+
+def _words_on(number: CheckedNumber) -> str:
     from edgemed.medical.guard import Verdict
 
-    for number in guard.numbers:
-        if number.verdict is Verdict.CONTRADICTS_SOURCE:
-            console.note(f"Check {number.text!r}: {number.source} says {number.source_says}.")
-        elif number.verdict is Verdict.UNSUPPORTED:
-            console.note(f"Check {number.text!r}: no source supports it.")
-
-
-def _request(engine: Engine, question: str, kind: Classification, max_tokens: int | None) -> GenerationRequest:
-    """The question in the project's template and the model's own, as tokens; at the pace of its class."""
-    from edgemed.engines.base import GenerationRequest, Sampling
-    from edgemed.medical.pace import pace_of
-    from edgemed.medical.prompts import messages_for
-    from edgemed.models.chat_template import render_chat
-
-    info = engine.info
-    messages = messages_for(question, category=kind.prompt_category)
-    parts = render_chat(info.chat_template, messages, bos_token=info.bos_token, eos_token=info.eos_token)
-    prompt = engine.tokenize(parts)
-    if len(prompt) >= info.context_length:
-        raise UsageError(
-            f"The question is too long: {len(prompt)} tokens with its instructions; the context holds "
-            f"{info.context_length}, answer included.",
-            next_step="shorten the question",
-        )
-    pace = pace_of(kind.prompt_category, bool(kind.danger))
-    sampling = Sampling(temperature=pace.temperature, top_p=pace.top_p)
-    return GenerationRequest("ask", tuple(prompt), max_tokens or pace.max_tokens, sampling)
+    if number.verdict is Verdict.CONTRADICTS_SOURCE:
+        return f"{number.source} says {number.source_says}"
+    if number.verdict is Verdict.UNSUPPORTED:
+        return "no source supports it"
+    if number.verdict is Verdict.REPEATED_FROM_QUESTION:
+        return "it is your own number, and no source supports it"
+    return ""
 
 
 def _stream(engine: Engine, request: GenerationRequest, console: Console) -> tuple[str, DoneEvent]:
@@ -164,8 +207,9 @@ def _stream(engine: Engine, request: GenerationRequest, console: Console) -> tup
     while True:
         event = _next(events)
         if isinstance(event, TextEvent):
-            text += event.text
-            console.text(event.text, end="")
+            if not event.reasoning:  # a reasoning model's thinking is no part of its answer
+                text += event.text
+                console.text(event.text, end="")
         else:
             console.text("")
             if isinstance(event, ErrorEvent):

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, UsageError
-from edgemed.engines.base import (
-    DoneEvent,
-    Engine,
-    EngineInfo,
-    ErrorEvent,
-    Event,
-    GenerationRequest,
-    Sampling,
-    TextEvent,
-)
+from edgemed.engines.base import DoneEvent, Engine, EngineInfo, ErrorEvent, Event, TextEvent
 from edgemed.serve import stream
 from edgemed.serve.answer import Answer, ClientGone, new_answer_id
 from edgemed.serve.body import read_json_body
 from edgemed.serve.care import Care, Course
-from edgemed.serve.consultation import Consultation
 from edgemed.serve.errors import ApiError
+from edgemed.serve.generation import generation_of
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.reply import Reply
 from edgemed.serve.response_cache import CachedAnswer
 from edgemed.serve.room import Room
-from edgemed.serve.schemas import ChatRequest, conversation_of, read_chat_request
+from edgemed.serve.schemas import conversation_of, read_chat_request, says_nothing
 
 _PLACE_EVERY_S = 1.0
 """A waiting client learns its new place so often."""
-
-_UINT32 = 2**32
 
 
 class ChatEndpoint:
@@ -92,19 +80,9 @@ class ChatEndpoint:
         await reply.close_stream(done)
 
     async def _submit(self, answer: Answer, course: Course) -> None:
-        request, case = course.request, course.case
         try:
-            prompt = await asyncio.to_thread(prompt_ids, self._engine, self._info, case)
-            wish = request.token_limit
-            max_tokens = answer_limit(len(prompt), wish, case.pace.max_tokens, self._info, self._options)
-            ready = GenerationRequest(
-                id=answer.id,
-                prompt=tuple(prompt),
-                max_tokens=max_tokens,
-                sampling=sampling_of(request, case),
-                stop=tuple(request.stop or ()),
-                deadline_s=self._options.deadline_s,
-                reasoning_limit=case.pace.reasoning_tokens,
+            ready = await asyncio.to_thread(
+                generation_of, self._engine, self._info, course.case, course.request, self._options, answer.id
             )
             await asyncio.to_thread(answer.submit, ready)
         except EngineFailed as error:
@@ -120,7 +98,7 @@ class ChatEndpoint:
                 if isinstance(event, TextEvent):
                     (course.thoughts if event.reasoning else course.texts).append(event.text)
                 else:
-                    return self._ended(event)
+                    return self._ended(event, course)
 
     async def _stream(self, answer: Answer, reply: Reply) -> None:
         await reply.open_stream()
@@ -147,9 +125,9 @@ class ChatEndpoint:
             if not events:
                 await reply.send(stream.comment("working"))
             if events and not isinstance(events[-1], TextEvent):
-                return self._ended(events[-1])
+                return self._ended(events[-1], reply.course)
 
-    def _ended(self, event: Event) -> DoneEvent:
+    def _ended(self, event: Event, course: Course) -> DoneEvent:
         """The DoneEvent of a good ending ("stop", "length"); any other ending is raised as ApiError."""
         if isinstance(event, ErrorEvent):
             raise _engine_failure(event.message, retryable=event.retryable)
@@ -163,6 +141,8 @@ class ChatEndpoint:
             )
         if event.reason == "cancelled":
             raise _engine_failure("The answer was stopped and is incomplete.", retryable=True)
+        if event.reason == "stop" and not course.request.stop and says_nothing("".join(course.texts)):
+            raise ApiError(500, "The model gave no answer. Ask in other words.", code="no_answer")
         return event
 
     def _check_model(self, model: str | None) -> None:
@@ -177,58 +157,6 @@ class ChatEndpoint:
 
 def _joined(events: list[Event], *, reasoning: bool) -> str:
     return "".join(event.text for event in events if isinstance(event, TextEvent) and event.reasoning is reasoning)
-
-
-def prompt_ids(engine: Engine, info: EngineInfo, case: Consultation) -> list[int]:
-    """Token ids of the conversation in the project's medical template and the model's chat template."""
-    from edgemed.medical.prompts import messages_for
-    from edgemed.models.chat_template import render_chat
-
-    messages = messages_for(
-        case.conversation.question,
-        case.conversation.history,
-        category=case.classification.prompt_category,
-        language=case.language,
-        folder=case.languages_folder,
-    )
-    parts = render_chat(info.chat_template, messages, bos_token=info.bos_token, eos_token=info.eos_token)
-    return engine.tokenize(parts)
-
-
-def answer_limit(n_prompt: int, asked: int | None, pace: int, info: EngineInfo, options: ServeOptions) -> int:
-    """Tokens the answer may have: the wish, else what its class needs. Raises ApiError 400 when it does not fit.
-
-    Without a wish, at least a 64-token answer must fit (an eighth of a very small context).
-    """
-    context = info.context_length
-    limit = context - min(64, context // 8)
-    fits = n_prompt + (asked or context - limit) <= context
-    if asked and not fits and n_prompt <= limit:
-        raise ApiError(
-            400,
-            f"max_tokens is too large: {asked} tokens were asked for the answer; the question takes {n_prompt} of "
-            f"{context}, which leaves {context - n_prompt}. Ask for fewer, or leave it out.",
-            code="context_length_exceeded",
-            param="max_tokens",
-        )
-    if not fits:
-        raise ApiError(
-            400,
-            f"The question is too long: {n_prompt} tokens with its instructions and earlier turns; the limit is "
-            f"{limit} tokens ({context} in all, the rest is kept for the answer). Shorten it, or begin a new "
-            "conversation.",
-            code="context_length_exceeded",
-            param="messages",
-        )
-    return asked or min(pace, options.answer_tokens, context - n_prompt)
-
-
-def sampling_of(request: ChatRequest, case: Consultation) -> Sampling:
-    """The caller's wish, else the pace of the question's class; a random seed only where chance plays a part."""
-    seed = request.seed
-    if seed is None:
-        seed = secrets.randbelow(_UINT32) if case.pace.temperature else 0
-    return Sampling(temperature=case.pace.temperature, top_p=case.pace.top_p, seed=seed % _UINT32)
 
 
 def _engine_failure(message: str, *, retryable: bool) -> ApiError:

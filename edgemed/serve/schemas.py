@@ -8,6 +8,7 @@ about a dose gets the same answer.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,6 +55,9 @@ _INT64 = 2**63
 _MAX_SOURCES = 8
 _MAX_TITLE_CHARACTERS = 200
 _MAX_CITED_CHARACTERS = 20_000
+
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and signs by their class, blank to the eye."""
 
 _WORDS = {
     "extra_forbidden": "not a field edgemed knows",
@@ -209,12 +213,17 @@ def conversation_of(request: ChatRequest) -> Conversation:
                 code="invalid_role",
                 param=f"{where}.role",
             )
-        if not message.content.strip():
+        if says_nothing(message.content):
             raise ApiError(400, f"{where}: the message is empty.", code="empty_message", param=f"{where}.content")
         turns.append({"role": "user" if expected == "user" else "assistant", "content": message.content})
     if len(turns) % 2 == 0:
         raise ApiError(400, "The last message must be the user's question.", code="invalid_role", param="messages")
     return Conversation(tuple(turns[:-1]), turns[-1]["content"])
+
+
+def says_nothing(text: str) -> bool:
+    """Whether nobody can see anything in a text: blanks, control and zero-width characters, marks without a letter."""
+    return not any(unicodedata.category(letter)[0] in "LNPS" and letter not in _BLANK_LETTERS for letter in text)
 
 
 def _refuse_unsupported(content: dict[str, Any]) -> None:

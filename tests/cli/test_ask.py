@@ -11,12 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from serving import serving
 from tiny_models import write_tiny_qwen2
 
 from edgemed.cli import ask as command
-from edgemed.core.errors import EngineLost, UsageError
+from edgemed.core.errors import EdgemedError, EngineLost, UsageError
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.fake import FakeEngine
+from edgemed.medical.language import language_data
 from edgemed.serve.options import CARE_NOTICE
 
 ANSWER = "Give 15 mg/kg by mouth every 6 hours."
@@ -74,7 +76,65 @@ def test_an_engine_that_is_lost_ends_with_its_error(engine: FakeEngine) -> None:
         command.ask("What is the dose of paracetamol?")
 
 
-@pytest.mark.parametrize("question", ["", "  \n"])
+def test_the_language_chooses_template_and_danger_signs(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    command.ask("Le nourrisson convulse, que faire ?", language="fr", json=True)
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert (record["language"], bool(record["danger_signs"])) == ("fr", True)
+    assert "Possible danger sign (" in err
+    prompt = engine.text_of(engine.requests[-1].prompt)
+    assert language_data("fr").templates.emergency in prompt
+
+
+def test_an_unknown_language_is_refused_with_those_that_are_there(engine: FakeEngine) -> None:
+    with pytest.raises(UsageError, match=r"en, .*fr"):
+        command.ask("What is the dose of zinc?", language="xx")
+    assert engine.requests == []
+
+
+def test_notes_on_words_and_unsupported_numbers_are_on_stderr(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.ask("Is Panadol 500 mg safe in an adult with headache?")
+    out, err = capsys.readouterr()
+    assert out == ANSWER + "\n"
+    assert "Note: 'Panadol' stands for paracetamol." in err
+    assert "Check '15 mg/kg'" in err
+
+
+def test_ask_and_the_server_ask_the_engine_for_the_same(engine: FakeEngine) -> None:
+    question = "What are the likely causes of a chronic cough?"
+    command.ask(question)
+    server_engine = FakeEngine(ANSWER, context_length=4096)
+    with serving(server_engine) as server:
+        server.chat(question)
+        served, asked = server_engine.requests[-1], engine.requests[-1]
+        assert server_engine.text_of(served.prompt) == engine.text_of(asked.prompt)
+    assert (served.max_tokens, served.reasoning_limit) == (asked.max_tokens, asked.reasoning_limit)
+    assert served.sampling.temperature == asked.sampling.temperature
+
+
+def test_thinking_is_no_part_of_the_answer(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thinking = FakeEngine(ANSWER, thought="The child is dry.", context_length=4096)
+    monkeypatch.setattr("edgemed.engines.registry.open_engine", lambda config, progress: thinking)
+    command.ask("What are the likely causes of a chronic cough?")
+    assert capsys.readouterr().out == ANSWER + "\n"
+
+
+def test_an_answer_without_a_word_is_an_error(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgemed.engines.registry.open_engine", lambda config, progress: FakeEngine(""))
+    with pytest.raises(EdgemedError, match="no answer"):
+        command.ask("What is the dose of zinc?")
+
+
+def test_bytes_that_are_no_text_do_not_end_it_with_a_fault(engine: FakeEngine) -> None:
+    command.ask("Dose of zinc \udcff?")
+    assert "zinc \ufffd?" in engine.text_of(engine.requests[-1].prompt)
+
+
+@pytest.mark.parametrize("question", ["", "  \n", "\u200b\x07"])
 def test_an_empty_question_is_refused_before_anything_is_loaded(question: str, monkeypatch: Any) -> None:
     monkeypatch.setattr("edgemed.engines.registry.open_engine", None)
     with pytest.raises(UsageError, match="empty"):

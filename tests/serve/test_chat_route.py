@@ -75,6 +75,22 @@ def _next_text(lines: Any) -> str:
     raise AssertionError("the stream ended")
 
 
+@pytest.mark.parametrize("answer", ["", " \n", "\u200b"])
+def test_an_answer_without_a_word_is_an_error_in_either_form(answer: str) -> None:
+    with serving(FakeEngine(answer)) as server:
+        response = server.chat()
+        assert (response.status_code, response.json()["error"]["code"]) == (500, "no_answer")
+        with server.stream() as stream:
+            events = events_of(stream)
+    assert [event["error"]["code"] for event in terminal_events(events)] == ["no_answer"]
+    assert events[-1] == "[DONE]"
+
+
+def test_a_callers_own_stop_may_leave_nothing(running: Running) -> None:
+    response = running.chat(stop="This")
+    assert (response.status_code, response.json()["choices"][0]["message"]["content"]) == (200, "")
+
+
 def test_usage_comes_in_a_chunk_of_its_own(running: Running) -> None:
     with running.stream(stream_options={"include_usage": True}) as response:
         events = events_of(response)
@@ -301,14 +317,14 @@ def test_silent_stream_gets_signs_of_life() -> None:
 def test_a_fault_of_our_own_ends_the_stream_properly_and_logs_no_text(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from edgemed.serve import chat
+    from edgemed.serve import chat, generation
 
     def broken(*_args: object) -> list[int]:
         raise RuntimeError("Maria Secret")
 
     caplog.set_level(logging.DEBUG)
     with serving(FakeEngine()) as server:
-        monkeypatch.setattr(chat, "prompt_ids", broken)
+        monkeypatch.setattr(generation, "prompt_ids", broken)
         response = server.chat("Maria Secret")
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")
         monkeypatch.undo()

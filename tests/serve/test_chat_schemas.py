@@ -181,9 +181,17 @@ def test_turns_must_alternate_and_end_with_the_question(roles: list[str]) -> Non
     assert refused(messages=[{"role": role, "content": "text"} for role in roles]).code == "invalid_role"
 
 
-@pytest.mark.parametrize("content", ["", "  \n\t"])
+@pytest.mark.parametrize(
+    "content", ["", "  \n\t", "\u200b\u200d", "\x00\x1b\x07", "\ufeff \u2060", "\u0301", "\u3164\u2800"]
+)
 def test_empty_question_is_refused(content: str) -> None:
     assert refused(messages=[{"role": "user", "content": content}]).code == "empty_message"
+
+
+@pytest.mark.parametrize("content", ["?", "\u200bDose?", "كم", "剂量", "5", "👶"])
+def test_anything_that_can_be_seen_is_a_question(content: str) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": content}]}).encode()
+    assert conversation_of(read_chat_request(body)).question == content
 
 
 def test_text_parts_become_one_text() -> None:

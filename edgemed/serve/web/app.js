@@ -215,10 +215,6 @@ function shower(turn, card, speaker, anew) {
 }
 
 function finishWell(turn, card, reason, again) {
-  if (reason === "stop" && !turn.text.trim()) {
-    finishBadly(turn, card, new Failure("The model gave no answer. Ask in other words.", true), again);
-    return;
-  }
   const numbers = card.verdicts(turn.text, turn.medical);
   if (reason === "stop") {
     turn.complete = true;
