@@ -214,7 +214,15 @@ class Language(Record):
 
 
 def languages(folder: Path | None = None) -> tuple[str, ...]:
-    """The codes of all languages, shipped and in the clinic's own `folder`, in order."""
+    """The codes of all languages, shipped and in the clinic's own `folder`, in order; listed once, then remembered.
+
+    Raises UsageError for a folder that does not exist.
+    """
+    return _languages(folder)
+
+
+@cache
+def _languages(folder: Path | None) -> tuple[str, ...]:
     shipped = [file.name for file in _shipped_folder().iterdir()]
     if folder is not None and not folder.is_dir():
         raise UsageError(

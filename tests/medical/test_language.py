@@ -42,6 +42,17 @@ def test_a_clinics_own_language_is_one_file(folder: Path) -> None:
     assert danger_signs("convulsions", "xx", folder) == ()
 
 
+def test_a_folder_of_languages_is_listed_once(folder: Path) -> None:
+    write(folder, SMALL)
+    listed = languages(folder)
+    (folder / "xx.toml").unlink()
+    assert languages(folder) == listed
+    with pytest.raises(UsageError, match="does not exist"):
+        languages(folder / "none")
+    (folder / "none").mkdir()
+    assert languages(folder / "none") == languages(), "a refusal is not remembered"
+
+
 def test_every_shipped_language_can_be_read() -> None:
     for code in languages():
         assert language_data(code).language == code
