@@ -1,0 +1,1 @@
+"""Makes a model smaller and shows what was kept: calibration, error compensation, bit allocation, clinical report."""
