@@ -68,11 +68,43 @@ def test_shift_enter_makes_a_new_line(browser: Browser) -> None:
         assert not browser.shown("article")
 
 
-def test_empty_question_is_not_sent(browser: Browser) -> None:
+@pytest.mark.parametrize("words", ["", "   ", "\u200b\u2060"])
+def test_empty_question_is_not_sent(browser: Browser, words: str) -> None:
     with page(browser) as server:
-        browser.type("   " + ENTER)
+        browser.type(words + ENTER)
         browser.until(lambda: browser.run("return document.getElementById('status').textContent"), "a word about it")
         assert server.engine.requests == []
+
+
+def test_an_answer_without_a_word_is_said_to_be_none(browser: Browser) -> None:
+    with page(browser, " "):
+        ask(browser, "How much?")
+        answered(browser)
+        assert "The model gave no answer" in browser.text(".problem")
+
+
+@pytest.mark.parametrize("demo", [DEMO, ""])
+def test_on_a_phone_the_empty_question_box_leaves_room_and_grows_with_the_first_letter(
+    browser: Browser, demo: str
+) -> None:
+    height = "return document.getElementById('form').offsetHeight"
+    with page(browser, demo_notice=demo):
+        browser.look(width=360, height=640)
+        assert browser.run(height) <= 160
+        ask(browser, "How much?")
+        answered(browser)
+        assert browser.shown("#alone" if demo else "#follow-row")
+        assert browser.run(height) <= 160
+        assert browser.run(SMALL_TARGETS) == []
+        assert browser.run("return document.documentElement.scrollWidth") <= 360
+        before = browser.run("return document.getElementById('question').offsetHeight")
+        browser.type("A")
+        assert browser.run("return document.getElementById('question').offsetHeight") > before
+        browser.run("const box = document.getElementById('question'); box.value = ''")
+        for language in ("en", "es", "fr", "sw"):
+            browser.run("const s = document.getElementById('language'); s.value = arguments[0];"
+                        "s.dispatchEvent(new Event('change'))", language)  # fmt: skip
+            assert browser.run(height) <= 160, language
 
 
 def test_demonstration_is_named_on_the_page_and_on_every_answer(browser: Browser) -> None:

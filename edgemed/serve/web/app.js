@@ -284,7 +284,7 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   const question = box.value.trim();
   if (running) return;
-  if (!question) {
+  if (!/[\p{L}\p{N}\p{P}\p{S}]/u.test(question)) { // also when there are only characters nobody sees
     announce("Write a question first.");
     box.focus();
     return;
