@@ -164,6 +164,7 @@ def _fit(
     """Weights, float64 [n_classes, n_features + 1] with the bias last, of the scaled features; and the classes."""
     from scipy.sparse import csr_array
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     number = {name: place for place, name in enumerate(names)}
     scales = [learning.scale_of(name) for name in names]
@@ -182,7 +183,7 @@ def _fit(
     model = LogisticRegression(
         C=learning.strength, max_iter=1_000, tol=1e-5, class_weight="balanced" if learning.balanced else None
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # several threads only wait for each other on so few texts
         warnings.simplefilter("ignore")
         model.fit(table, list(labels), sample_weight=None if weights is None else np.array(weights))
     fitted = np.hstack([model.coef_, model.intercept_[:, None]])
