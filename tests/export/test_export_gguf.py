@@ -203,10 +203,11 @@ def test_of_the_parent_one_layer_at_a_time_has_weights(checkpoint: Any) -> None:
 
     layers: list[Any] = []
 
-    def before(module: Any, _arguments: Any) -> None:  # runs before the layer's own weights are read
+    def before(module: Any, _arguments: Any) -> None:
         if type(module).__name__ == "Qwen2DecoderLayer":
-            layers.append(module)
+            assert all(parameter.device.type == "cpu" for parameter in module.parameters())
             assert all(parameter.device.type == "meta" for layer in layers for parameter in layer.parameters())
+            layers.append(module)
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(before)
     try:
