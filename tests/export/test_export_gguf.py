@@ -272,7 +272,7 @@ def test_whatever_fails_while_verifying_leaves_no_file_and_keeps_the_older(
 def test_a_parent_too_large_for_this_machine_is_not_run(
     checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgemed.export.parent_logits._LIBRARIES_BYTES", 2**60)
+    monkeypatch.setattr("edgemed.export.parent_logits.LIBRARIES_BYTES", 2**60)
     report = export_gguf(checkpoint("qwen2"), tmp_path / "out.gguf", recipe="f16")
     assert isinstance(report.logits, NotAvailable)
     assert "one layer of the parent needs" in report.logits.reason
