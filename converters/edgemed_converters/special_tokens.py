@@ -9,11 +9,10 @@ from typing import Any
 from edgemed.core.errors import ModelRefused
 from edgemed.models.config import as_list, as_table, read_json
 from edgemed.models.gguf_values import Value, flag, text, texts, u32
+from edgemed.models.tokenizer import chat_templates
 
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "sep": "seperator", "mask": "mask"}
 """Role in tokenizer_config.json to the word in the GGUF key; the third is misspelt there too."""
-
-_MAX_TEMPLATE = 1_000_000
 
 
 def special_token_metadata(
@@ -95,20 +94,7 @@ def _special_id(node: dict[str, Any], step: Any) -> int | None:
 
 
 def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, Value]:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        if path.stat().st_size > _MAX_TEMPLATE:
-            raise ModelRefused(f"{path} is larger than {_MAX_TEMPLATE} bytes.", next_step="check that file")
-        try:
-            return {"tokenizer.chat_template": text(path.read_text(encoding="utf-8"))}
-        except UnicodeDecodeError as error:
-            raise ModelRefused(f"{path} is no UTF-8 text.", next_step="copy that file again") from error
-    template = settings.get("chat_template")
-    if isinstance(template, str):
-        return {"tokenizer.chat_template": text(template)}
-    if not isinstance(template, list):
-        return {}
-    named = {str(t.get("name")): str(t.get("template")) for t in template if isinstance(t, dict) and t.get("template")}
+    named = chat_templates(folder, settings)
     metadata = {f"tokenizer.chat_template.{name}": text(body) for name, body in named.items() if name != "default"}
     if metadata:
         metadata["tokenizer.chat_templates"] = texts([name for name in named if name != "default"])
