@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,7 +16,7 @@ from edgemed.core.settings import PROJECT_FILE, project_settings
 from edgemed.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from edgemed.export.report import ExportReport
+    from edgemed.export.report import ExportReport, Fallback
 
 _RUNS = Path("runs")
 
@@ -25,7 +27,9 @@ def export(
         typer.Argument(metavar="MODEL", help="Checkpoint folder: config.json, tokenizer.json, *.safetensors."),
     ] = None,
     target: Annotated[str, typer.Option(help="Kind of file to make: gguf.")] = "gguf",
-    recipe: Annotated[str, typer.Option(help="Format of the weights: q8_0, f16, bf16 or f32.")] = "q8_0",
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Formats of the weights: a recipe's name, or a TOML file.")
+    ] = "q8_0",
     output: Annotated[Path | None, typer.Option(help="File to write, or a folder to write it in.")] = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -44,10 +48,15 @@ def export(
 
 def rows_of(report: ExportReport) -> list[tuple[str, str]]:
     """The report as rows for people."""
-    types = ", ".join(f"{name} {format_bytes(n_bytes)}" for name, n_bytes in sorted(report.bytes_per_type.items()))
     rows = [
         ("file", str(report.output)),
-        ("size", f"{format_bytes(report.file_bytes)} in {report.n_tensors} tensors: {types}"),
+        (
+            "size",
+            f"{format_bytes(report.file_bytes)} in {report.n_tensors} tensors, "
+            f"{report.bits_per_weight:.2f} bits per weight",
+        ),
+        ("by format", _sizes(report.bytes_per_type)),
+        ("by role", _sizes(report.bytes_per_role)),
         ("architecture", report.architecture),
         ("licence", report.licence or "not stated by the checkpoint"),
         ("token ids", f"equal to the original's on {report.tokens.identical} of {report.tokens.n_strings} strings"),
@@ -55,22 +64,29 @@ def rows_of(report: ExportReport) -> list[tuple[str, str]]:
         ("conversion", format_seconds(report.conversion_seconds)),
         ("verification", format_seconds(report.verification_seconds)),
     ]
-    if report.fallbacks:
-        first = report.fallbacks[0]
-        rows.append(
-            ("fallback", f"{len(report.fallbacks)} tensors are {first.got}, not {first.wanted}: {first.reason}")
-        )
+    rows += [("fallback", words) for words in _fallbacks(report.fallbacks)]
     return rows
+
+
+def _sizes(n_bytes_of: Mapping[str, int]) -> str:
+    largest_first = sorted(n_bytes_of.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {format_bytes(n_bytes)}" for name, n_bytes in largest_first)
+
+
+def _fallbacks(fallbacks: Sequence[Fallback]) -> list[str]:
+    """One line for all tensors that fell back from and to the same for the same reason."""
+    counts = Counter((one.got, one.wanted, one.reason) for one in fallbacks)
+    return [
+        f"{count} tensor{'s are' if count > 1 else ' is'} {got}, not {wanted}: {reason}"
+        for (got, wanted, reason), count in counts.items()
+    ]
 
 
 def _logits(report: ExportReport) -> str:
     check = report.logits
     if not check.available:
         return f"not compared: {check.reason}"
-    return (
-        f"within {check.max_difference:.2g} standard deviations of the parent's (limit {check.limit:g}), "
-        f"same first choice at {check.top1_agreement:.0%} of {check.n_positions} positions"
-    )
+    return check.words
 
 
 def _refuse_target(target: str) -> NoReturn:
@@ -104,7 +120,7 @@ def _default_source() -> Path:
 
 
 def _output_file(output: Path | None, source: Path, recipe: str) -> Path:
-    name = f"{source.resolve().name}-{recipe}.gguf"
+    name = f"{source.resolve().name}-{Path(recipe).stem if recipe.endswith('.toml') else recipe}.gguf"
     if output is None:
         return Path(name)
     return output / name if output.is_dir() else output

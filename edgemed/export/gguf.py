@@ -9,8 +9,10 @@ The way of one model
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgemed.core.errors import ModelRefused
@@ -20,33 +22,44 @@ from edgemed.core.records import NotAvailable
 from edgemed.export.gguf_writer import GgufWriter
 from edgemed.export.preflight import ExportPlan, prepare
 from edgemed.export.report import ExportReport, LogitCheck, TokenCheck
-from edgemed.export.stream import TensorStream
+from edgemed.export.stream import Rounder, TensorStream
 from edgemed.export.verify_logits import verify_logits
 from edgemed.export.verify_tokens import verify_tokens
+from edgemed.formats.recipes import QuantRecipe
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 
 _SILENT = SilentProgress()
 
 
-def export_gguf(source: Path, output: Path, *, recipe: str, progress: Progress = _SILENT) -> ExportReport:
+def export_gguf(
+    source: Path,
+    output: Path,
+    *,
+    recipe: str | QuantRecipe,
+    assignment: Mapping[str, str] | None = None,
+    rounder: Rounder | None = None,
+    progress: Progress = _SILENT,
+) -> ExportReport:
     """The report of a finished export of the checkpoint folder `source` to the file `output`.
 
-    `recipe` is f16, bf16, f32 or q8_0. Raises UsageError, MissingExtra, ModelRefused (the checkpoint, or an exported
-    file that does not agree with it) or EdgemedError (the disk); then no file is left, and an older `output` stays.
+    `recipe` is a shipped one's name, a TOML file or a recipe; `assignment` names formats for tensors of the GGUF,
+    before the recipe's; `rounder` rounds otherwise than to nearest. Raises UsageError, MissingExtra, ModelRefused (the
+    checkpoint, or an exported file that does not agree with it) or EdgemedError (the disk); then no file is left, and
+    an older `output` stays.
     """
-    plan = prepare(source, output, recipe)
+    plan = prepare(source, output, recipe, assignment)
     for note in plan.notes:
         progress.note(f"note: {note}")
     with whole_file(output) as part:
         began = time.perf_counter()
-        convert(plan, part, progress)
+        convert(plan, part, progress, rounder)
         converted = time.perf_counter()
-        tokens, logits = _verify(plan, part, recipe, progress)
+        tokens, logits = _verify(plan, part, progress)
         verified = time.perf_counter()
-    return _report(plan, output, recipe, tokens, logits, seconds=(converted - began, verified - converted))
+    return _report(plan, output, tokens, logits, seconds=(converted - began, verified - converted))
 
 
-def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT) -> None:
+def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT, rounder: Rounder | None = None) -> None:
     """Write the planned file to `part` and sync it. Raises ModelRefused for weights that cannot be packed."""
     sources = {planned.name: planned for planned in plan.conversion.tensors}
     computed = {tensor.name: tensor for tensor in plan.conversion.computed}
@@ -55,7 +68,7 @@ def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT) -> None:
         plan.checkpoint.reader() as reader,
         GgufWriter(part, plan.layout) as writer,
     ):
-        stream = TensorStream(reader)
+        stream = TensorStream(reader, rounder)
         for tensor in plan.layout.tensors:
             if tensor.name in computed:
                 writer.write(tensor, [computed[tensor.name].values.tobytes()])
@@ -67,9 +80,7 @@ def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT) -> None:
         writer.finish()
 
 
-def _verify(
-    plan: ExportPlan, part: Path, recipe: str, progress: Progress
-) -> tuple[TokenCheck, LogitCheck | NotAvailable]:
+def _verify(plan: ExportPlan, part: Path, progress: Progress) -> tuple[TokenCheck, LogitCheck | NotAvailable]:
     header = check_gguf(part)
     _check_spec(plan, part)
     if header.file_bytes != plan.layout.file_bytes:
@@ -77,7 +88,7 @@ def _verify(
     with progress.task("Comparing token ids", 1) as task:
         tokens = verify_tokens(part, plan.checkpoint.folder, plan.tokenizer)
         task.advance()
-    return tokens, verify_logits(part, plan.checkpoint, recipe, plan.conversion.exact_tokens, progress)
+    return tokens, verify_logits(part, plan.checkpoint, plan.matrix_types, plan.conversion.exact_tokens, progress)
 
 
 def _check_spec(plan: ExportPlan, part: Path) -> None:
@@ -101,25 +112,30 @@ def _check_spec(plan: ExportPlan, part: Path) -> None:
 def _report(
     plan: ExportPlan,
     output: Path,
-    recipe: str,
     tokens: TokenCheck,
     logits: LogitCheck | NotAvailable,
     *,
     seconds: tuple[float, float],
 ) -> ExportReport:
-    sizes: Counter[str] = Counter()
-    for tensor in plan.layout.tensors:
-        sizes[tensor.type.name] += tensor.n_bytes
+    by_type: Counter[str] = Counter()
+    by_role: Counter[str] = Counter()
+    for part in plan.parts:
+        by_type[part.type] += part.n_bytes
+        by_role[part.role] += part.n_bytes
+    n_weights = sum(math.prod(part.shape) for part in plan.parts)
     return ExportReport(
         source=plan.checkpoint.folder.absolute(),
         output=output.absolute(),
-        recipe=recipe,
+        recipe=plan.recipe.name,
+        recipe_digest=plan.recipe.digest(),
         architecture=plan.spec.architecture,
         spec_digest=plan.spec.digest(),
         licence=plan.card.licence,
         file_bytes=output.stat().st_size,
         n_tensors=len(plan.layout.tensors),
-        bytes_per_type=dict(sizes),
+        bytes_per_type=dict(by_type),
+        bytes_per_role=dict(by_role),
+        bits_per_weight=8 * by_type.total() / n_weights,
         fallbacks=plan.fallbacks,
         tokens=tokens,
         logits=logits,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,17 +17,19 @@ from edgemed_converters.tokenizer import TokenizerPlan, plan_tokenizer
 
 from edgemed import __version__
 from edgemed.core.errors import EdgemedError, ModelRefused, UsageError
+from edgemed.core.tensor_types import BY_NAME
 from edgemed.core.units import format_bytes
 from edgemed.export.engine_question import require_engine
 from edgemed.export.gguf_writer import Layout, OutputTensor, lay_out
 from edgemed.export.report import Fallback
 from edgemed.export.verify_tokens import open_original
-from edgemed.formats.recipes import FILE_TYPE, choose_format, recipe_type
+from edgemed.formats.recipes import Bound, QuantRecipe, bind, find_recipe
+from edgemed.formats.targets import file_type
 from edgemed.models.chat_template import render_chat
 from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_checkpoint
 from edgemed.models.gguf_header import MAGIC
 from edgemed.models.gguf_values import Value, text, u32
-from edgemed.models.spec import ModelSpec
+from edgemed.models.spec import ModelSpec, Role, TensorSpec
 
 _NEEDED_RAM = 300 * 1024 * 1024
 """The interpreter with numpy, a tokenizer of 152,000 tokens, and a few MiB of buffers; measured, with some to spare."""
@@ -45,19 +49,29 @@ class ExportPlan:
     conversion: ConversionPlan
     tokenizer: TokenizerPlan
     card: ModelCard
+    recipe: QuantRecipe
+    parts: tuple[TensorSpec, ...]
+    """Every tensor of the file, with its role and the size it will have."""
     layout: Layout
     fallbacks: tuple[Fallback, ...]
     notes: tuple[str, ...]
 
+    @property
+    def matrix_types(self) -> frozenset[str]:
+        """The types that its matrices get."""
+        return frozenset(part.type for part in self.parts if len(part.shape) > 1)
 
-def prepare(source: Path, output: Path, recipe: str) -> ExportPlan:
-    """The plan of one export to `output`.
+
+def prepare(
+    source: Path, output: Path, recipe: str | QuantRecipe, assignment: Mapping[str, str] | None = None
+) -> ExportPlan:
+    """The plan of one export to `output`; `assignment` names formats for tensors of the GGUF, before the recipe's.
 
     Raises MissingExtra without the engine that verifies it; UsageError or ModelRefused naming all faults together: of
     the checkpoint, its tokenizer, the output's place and its disk.
     """
     require_engine()
-    recipe_type(recipe)
+    chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if not source.is_dir():
         raise UsageError(f"{source} is no folder; a checkpoint is one.", next_step="name a Hugging Face folder")
     checkpoint = open_checkpoint(source)
@@ -73,13 +87,20 @@ def prepare(source: Path, output: Path, recipe: str) -> ExportPlan:
     if conversion is None or spec is None or tokenizer is None:
         raise _together(faults)
     card = read_card(source, dict(checkpoint.config.values))
-    tensors, fallbacks = _bind(conversion, recipe)
-    layout = lay_out(_metadata(conversion, tokenizer, card, spec, recipe), tensors)
+    unbound = _unbound(conversion)
+    bound = _gather(faults, lambda: bind(chosen, unbound, spec.n_layers, assignment=assignment))
+    if bound is None:
+        raise _together(faults)
+    parts = tuple(map(_with_type, unbound, bound))
+    tensors = [OutputTensor(part.name, BY_NAME[part.type], part.shape) for part in parts]
+    layout = lay_out(
+        _metadata(conversion, tokenizer, card, spec, chosen, file_type(_main_type(unbound, bound))), tensors
+    )
     _gather(faults, lambda: _check_space(output, layout.file_bytes))
     if faults:
         raise _together(faults)
     notes = (*conversion.notes, *tokenizer.notes, *_notes(card, tokenizer))
-    return ExportPlan(checkpoint, spec, conversion, tokenizer, card, layout, fallbacks, notes)
+    return ExportPlan(checkpoint, spec, conversion, tokenizer, card, chosen, parts, layout, _fallbacks(bound), notes)
 
 
 def _notes(card: ModelCard, tokenizer: TokenizerPlan) -> list[str]:
@@ -95,34 +116,60 @@ def _notes(card: ModelCard, tokenizer: TokenizerPlan) -> list[str]:
     return notes
 
 
-def _bind(conversion: ConversionPlan, recipe: str) -> tuple[list[OutputTensor], tuple[Fallback, ...]]:
-    """Exactly one format for every tensor."""
-    tensors, fallbacks = [], []
-    wanted = recipe_type(recipe).name
-    for planned in conversion.tensors:
-        choice = choose_format(recipe, planned.shape)
-        tensors.append(OutputTensor(planned.name, choice.type, planned.shape))
-        if choice.reason:
-            fallbacks.append(Fallback(tensor=planned.name, wanted=wanted, got=choice.type.name, reason=choice.reason))
-    for computed in conversion.computed:
-        tensors.append(
-            OutputTensor(computed.name, choose_format(recipe, computed.values.shape).type, computed.values.shape)
-        )
-    return tensors, tuple(fallbacks)
+def _unbound(conversion: ConversionPlan) -> tuple[TensorSpec, ...]:
+    """The tensors of the file in its order, in no format yet."""
+    parts: list[tuple[str, tuple[int, ...], Role, int | None]] = [
+        (tensor.name, tensor.shape, tensor.role, tensor.layer) for tensor in conversion.tensors
+    ]
+    parts += [(tensor.name, tensor.values.shape, "rope", None) for tensor in conversion.computed]
+    return tuple(
+        TensorSpec(name=name, shape=shape, type="", role=role, layer=layer, n_bytes=0)
+        for name, shape, role, layer in parts
+    )
+
+
+def _with_type(part: TensorSpec, bound: Bound) -> TensorSpec:
+    n_bytes = OutputTensor(part.name, BY_NAME[bound.type], part.shape).n_bytes
+    return part.model_copy(update={"type": bound.type, "n_bytes": n_bytes})
+
+
+def _fallbacks(bound: Sequence[Bound]) -> tuple[Fallback, ...]:
+    return tuple(
+        Fallback(tensor=one.name, wanted=one.wanted, got=one.type, reason=one.reason) for one in bound if one.reason
+    )
+
+
+def _main_type(unbound: Sequence[TensorSpec], bound: Sequence[Bound]) -> str:
+    """The type that the recipe wants for most weights of the layers; a large vocabulary does not change it."""
+    weights: Counter[str] = Counter()
+    for part, one in zip(unbound, bound, strict=True):
+        if part.layer is not None:
+            weights[one.wanted] += math.prod(part.shape)
+    return weights.most_common(1)[0][0]
 
 
 def _metadata(
-    conversion: ConversionPlan, tokenizer: TokenizerPlan, card: ModelCard, spec: ModelSpec, recipe: str
+    conversion: ConversionPlan,
+    tokenizer: TokenizerPlan,
+    card: ModelCard,
+    spec: ModelSpec,
+    recipe: QuantRecipe,
+    file_type: int,
 ) -> dict[str, Value]:
     general = {
         "general.architecture": text(conversion.architecture),
         "general.type": text("model"),
         **card_metadata(card),
-        "general.file_type": u32(FILE_TYPE[recipe]),
+        "general.file_type": u32(file_type),
         "general.quantization_version": u32(2),
     }
     general["general.name"] = text(_engine_safe_name(card.name, strips=tokenizer.strips_after_special))
-    own = {"edgemed.version": text(__version__), "edgemed.source.spec_digest": text(spec.digest())}
+    own = {
+        "edgemed.version": text(__version__),
+        "edgemed.source.spec_digest": text(spec.digest()),
+        "edgemed.recipe": text(recipe.name),
+        "edgemed.recipe_digest": text(recipe.digest()),
+    }
     return {**general, **conversion.metadata, **tokenizer.metadata, **own}
 
 

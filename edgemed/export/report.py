@@ -42,7 +42,22 @@ class LogitCheck(Record):
     top1_agreement: float
     """Share of positions with the same most likely token."""
     limit: float
-    """The largest difference that was accepted."""
+    """The largest value of `limited` that was accepted."""
+    limited: Literal["max_difference", "mean_kl"]
+    """Weights of 8 bits and more are held to the single logit, fewer bits to the divergence."""
+
+    @property
+    def within(self) -> bool:
+        """Whether the limit is kept."""
+        return (self.max_difference if self.limited == "max_difference" else self.mean_kl) <= self.limit
+
+    @property
+    def words(self) -> str:
+        """The figures for people."""
+        agreement = f"same first choice at {self.top1_agreement:.0%} of {self.n_positions} positions"
+        if self.limited == "max_difference":
+            return f"logits differ by {self.max_difference:.2g} standard deviations (limit {self.limit:g}), {agreement}"
+        return f"divergence {self.mean_kl:.2g} nats (limit {self.limit:g}), {agreement}"
 
 
 class ExportReport(Record):
@@ -53,6 +68,8 @@ class ExportReport(Record):
     output: Path
     target: Literal["gguf"] = "gguf"
     recipe: str
+    recipe_digest: str
+    """Of what the recipe does, its description left out."""
     architecture: str
     spec_digest: str
     """Digest of the checkpoint's ModelSpec."""
@@ -61,6 +78,9 @@ class ExportReport(Record):
     file_bytes: int
     n_tensors: int
     bytes_per_type: dict[str, int]
+    bytes_per_role: dict[str, int]
+    bits_per_weight: float
+    """Bits of all tensors by the number of their values; header and tokenizer are not in it."""
     fallbacks: tuple[Fallback, ...]
     tokens: TokenCheck
     logits: Annotated[LogitCheck | NotAvailable, Field(discriminator="available")]

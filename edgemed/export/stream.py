@@ -7,13 +7,14 @@ cache take microseconds, and threads lose as much by handing the interpreter's l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from edgemed_converters.plan import Change, ConvertedTensor, interleave_heads
 
-from edgemed.core.tensor_types import TensorType
+from edgemed.core.tensor_types import BF16, F16, F32, Q8_0, TensorType
+from edgemed.engines.rounding import round_rows
 from edgemed.formats.packing import SAME, Packer, to_float32
 from edgemed.models.checkpoint import TensorReader
 from edgemed.models.safetensors import StoredTensor
@@ -22,13 +23,28 @@ CHUNK_BYTES = 1024 * 1024
 """Bytes of a checkpoint in one piece: read, packed and written while it is still in a core's cache."""
 
 Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+_PACKED_HERE = (F32, F16, BF16, Q8_0)
+"""Types that edgemed.formats.packing packs, the same as llama.cpp; the others are rounded by llama.cpp itself."""
+
+
+class Rounder(Protocol):
+    """Rounds weights otherwise than to nearest, or hands over what was rounded before."""
+
+    def packed(self, planned: ConvertedTensor, kind: TensorType, weights: Floats, start: int) -> Bytes | None:
+        """Packed rows (n, row_bytes) of `weights` (n, columns), the rows from `start` on of the tensor `planned`.
+
+        Rows come and go in the checkpoint's order; heads are interleaved afterwards. None: round to nearest.
+        """
 
 
 class TensorStream:
     """Packs tensors one after the other; the same few buffers serve all of them."""
 
-    def __init__(self, reader: TensorReader) -> None:
+    def __init__(self, reader: TensorReader, rounder: Rounder | None = None) -> None:
         self._reader = reader
+        self._rounder = rounder
         self._packer = Packer()
         self._raw = np.empty(CHUNK_BYTES, np.uint8)
         self._packed = np.empty(2 * CHUNK_BYTES, np.uint8)
@@ -38,14 +54,18 @@ class TensorStream:
 
         Raises ModelRefused for values that cannot be packed.
         """
-        unchanged = SAME.get(stored.dtype) is target and planned.change is Change.NONE
+        unchanged = SAME.get(stored.dtype) is target and planned.change is Change.NONE and self._rounder is None
         for start, stop in _pieces(stored, planned):
             rows = self._rows(stored, start, stop)
             if unchanged:
                 self._packer.check(rows, stored.dtype, stored.name)
                 yield rows.reshape(-1).view(np.uint8)
             else:
-                yield self._convert(rows, stored.dtype, planned, target)
+                packed = self._pack(rows, start, stored.dtype, planned, target)
+                if planned.change is Change.INTERLEAVE_HEADS:  # blocks run along rows: whole packed rows change places
+                    head_dim = planned.shape[0] // planned.n_heads
+                    packed = interleave_heads(packed.reshape(stop - start, -1), (stop - start) // head_dim).reshape(-1)
+                yield packed
 
     def _rows(self, stored: StoredTensor, start: int, stop: int) -> npt.NDArray[Any]:
         n_bytes = (stop - start) * (stored.n_bytes // stored.shape[0])
@@ -53,18 +73,24 @@ class TensorStream:
             self._raw = np.empty(n_bytes, np.uint8)
         return self._reader.rows(stored, start, stop, self._raw)
 
-    def _convert(self, rows: npt.NDArray[Any], dtype: str, planned: ConvertedTensor, target: TensorType) -> Bytes:
-        if planned.change is Change.INTERLEAVE_HEADS:
-            head_dim = planned.shape[0] // planned.n_heads
-            rows = interleave_heads(rows, rows.shape[0] // head_dim)
-        elif planned.change is Change.ADD_ONE:
+    def _pack(
+        self, rows: npt.NDArray[Any], start: int, dtype: str, planned: ConvertedTensor, target: TensorType
+    ) -> Bytes:
+        if planned.change is Change.ADD_ONE:
             rows, dtype = to_float32(rows, dtype) + np.float32(1), "F32"
+        if rows.ndim > 1 and (self._rounder is not None or target not in _PACKED_HERE):
+            weights = to_float32(rows, dtype)
+            packed = None if self._rounder is None else self._rounder.packed(planned, target, weights, start)
+            if packed is None and target not in _PACKED_HERE:
+                packed = round_rows(weights, target, name=planned.source)
+            if packed is not None:
+                return packed.reshape(-1)
         n_bytes = target.row_bytes(rows.size)
         if self._packed.size < n_bytes:
             self._packed = np.empty(n_bytes, np.uint8)
-        packed = self._packed[:n_bytes]
-        self._packer.pack(rows, dtype, target, packed, planned.source)
-        return packed
+        out = self._packed[:n_bytes]
+        self._packer.pack(rows, dtype, target, out, planned.source)
+        return out
 
 
 def _pieces(stored: StoredTensor, planned: ConvertedTensor) -> Iterator[tuple[int, int]]:

@@ -35,7 +35,7 @@ def test_json_is_the_report_and_nothing_else(tmp_path: Path) -> None:
         (("nowhere",), 2, "no folder"),
         (("parent", "--target", "onnx"), 2, "not available yet; now: gguf"),
         (("parent", "--target", "tflite"), 2, "no target"),
-        (("parent", "--recipe", "q4_k_m"), 2, "f16, bf16, f32, q8_0"),
+        (("parent", "--recipe", "auto"), 2, "nf4-int8, q2_k, q4_0, q4_k_m, q8_0"),
         (("empty",), 5, "no checkpoint"),
         (("pickled",), 5, "pickled"),
         (("damaged",), 5, "damaged"),

@@ -186,11 +186,11 @@ def test_a_shard_cut_short_while_it_is_read_leaves_no_file(
     assert "ends inside tensor" in refused(source, tmp_path).what
 
 
-@pytest.mark.parametrize("recipe", ["q4_k_m", "int4", "nonsense"])
+@pytest.mark.parametrize("recipe", ["auto", "q4_k_s", "nonsense"])
 def test_recipes_that_are_not_there_name_those_that_are(source: Path, tmp_path: Path, recipe: str) -> None:
     error = refused(source, tmp_path, recipe)
     assert isinstance(error, UsageError)
-    assert "f16, bf16, f32, q8_0" in error.what
+    assert "bf16, f16, f32, int4, int8, iq4_nl, nf4-int8, q2_k, q4_0, q4_k_m, q8_0" in error.what
 
 
 def test_a_tokenizer_its_own_library_refuses_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
