@@ -29,7 +29,11 @@ def serve(
     plan: Annotated[Path | None, typer.Option(help="A plan saved with: edgemed plan --save")] = None,
     slots: Annotated[int | None, typer.Option(min=1, max=64, help="Questions answered side by side.")] = None,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Erase saved answers and the journal, and keep nothing on disk this time.")
+        bool,
+        typer.Option(
+            "--forget",
+            help="Erase saved answers and the journal. With MODEL, then serve and keep nothing on disk this time.",
+        ),
     ] = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -46,6 +50,9 @@ def serve(
     if offline:
         _go_offline()
     with stop_signals_raise():
+        if forget and model is None and plan is None:
+            _forget(console)
+            return
         path = _model_path(model, plan)
         settings = project_settings()
         language_statuses(settings.medical.languages)  # a malformed language file is refused before the model is loaded
@@ -57,6 +64,17 @@ def serve(
             sock.close()
             memory.close()
     raise typer.Exit(code)
+
+
+def _forget(console: Console) -> None:
+    """Erase, and say what there was."""
+    from edgemed.core.settings import data_dir
+    from edgemed.serve.memory import forget_all
+
+    done = forget_all(data_dir())
+    console.record(done)
+    names = ", ".join(done.erased)
+    console.note(f"Erased in {done.folder}: {names}." if names else f"There was nothing to erase in {done.folder}.")
 
 
 def _serve(path: Path, config: EngineConfig, memory: Memory, sock: socket.socket, console: Console) -> int:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,11 +25,12 @@ READER_CACHE_KIB = 4096
 WRITER_CACHE_KIB = 2048
 """SQLite's page caches together stay under 8 MiB."""
 
+_KEPT_ASIDE = 3
 _LOCK_WAIT_S = 0.25
 _SWITCH_ATTEMPTS = 8
 _CHECK = b"edgemed answer cache"
 _MEMORY_ONLY = "answers are kept in memory only."
-_MEND = "Next: give it that secret, or erase it with `edgemed serve MODEL --forget`."
+_MEND = "Next: give it that secret, or erase it with `edgemed serve --forget`."
 
 _SCHEMA = f"""
 CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -91,28 +93,33 @@ def open_file(path: Path, secret: Secret) -> Opened:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged file (one set aside earlier is overwritten); its log is of no use without it.
+    """Rename a damaged file; the last `_KEPT_ASIDE` are kept, the newest as ".damaged". Its log goes: it is of no use.
 
     Nothing is raised: a file that cannot be renamed stays where it is.
     """
     with suppress(OSError):
-        path.replace(_aside(path))
+        aside = _aside(path)
+        for older, newer in pairwise(reversed(aside)):
+            if newer.exists():
+                newer.replace(older)
+        path.replace(aside[0])
         for log in _logs(path):
             log.unlink(missing_ok=True)
 
 
-def erase(path: Path) -> None:
-    """Remove the cache file, its log and what was set aside. Raises OSError when that is refused."""
-    for file in (path, *_logs(path), _aside(path)):
-        file.unlink(missing_ok=True)
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The cache file, its log and what may have been set aside, whether or not they are there."""
+    return (path, *_logs(path), *_aside(path))
 
 
 def _logs(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ".damaged")
+def _aside(path: Path) -> tuple[Path, ...]:
+    """Newest first."""
+    ends = (".damaged", *(f".damaged.{number}" for number in range(2, _KEPT_ASIDE + 1)))
+    return tuple(path.with_name(path.name + end) for end in ends)
 
 
 def _make_private(path: Path) -> None:

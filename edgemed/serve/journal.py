@@ -66,11 +66,9 @@ class Journal:
                     log.warning("The journal %s cannot be written: %s. Answers go on.", self._path, error.strerror)
                 self._failed = True
 
-    def erase(self) -> None:
-        """Remove both files. Raises OSError when one cannot be removed."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            _older(self._path).unlink(missing_ok=True)
+    def files(self) -> tuple[Path, ...]:
+        """Where it is kept, whether or not there is one yet."""
+        return () if self._path is None else (self._path, _older(self._path))
 
     def _append(self, path: Path, line: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,15 +5,27 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgemed.core.errors import UsageError
+from edgemed.core.records import Record
 from edgemed.core.settings import CacheSettings, cache_passphrase_file
 from edgemed.core.units import MIB
-from edgemed.serve.cache_file import erase
+from edgemed.serve.cache_file import files_of
 from edgemed.serve.journal import Journal
+from edgemed.serve.presence import Presence, no_server_on
 from edgemed.serve.response_cache import CACHE_FILE, NO_SECRET, CacheOptions, ResponseCache, open_cache
 
 log = logging.getLogger(__name__)
+
+
+class Forgotten(Record):
+    """What `edgemed serve --forget` has erased."""
+
+    schema_version: Literal[1] = 1
+    folder: Path
+    erased: tuple[str, ...]
+    """Names of files; empty when there was nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +34,23 @@ class Memory:
 
     cache: ResponseCache
     journal: Journal
+    presence: Presence | None = None
+    """Tells others that a server writes here; None for one that writes nothing."""
 
     def close(self) -> None:
         """Close the cache's file."""
         self.cache.close()
+        if self.presence is not None:
+            self.presence.end()
 
 
 def open_memory(folder: Path, settings: CacheSettings, *, forget: bool) -> Memory:
     """The memory of a server in its data folder; with `forget` everything there is erased and nothing is written.
 
-    Raises UsageError for a passphrase file that is of no use, and when something cannot be erased.
+    Raises UsageError for a passphrase file that is of no use, and as `forget_all` does.
     """
     if forget:
-        _erase(folder)
+        forget_all(folder)
     cache = open_cache(
         cache_options(settings),
         folder,
@@ -45,7 +61,7 @@ def open_memory(folder: Path, settings: CacheSettings, *, forget: bool) -> Memor
         log.info("%s", cache.warning)
     elif cache.warning:
         log.warning("%s", cache.warning)
-    return Memory(cache, Journal(None if forget else folder))
+    return Memory(cache, Journal(None), None) if forget else Memory(cache, Journal(folder), Presence(folder))
 
 
 def cache_options(settings: CacheSettings) -> CacheOptions:
@@ -61,10 +77,15 @@ def cache_options(settings: CacheSettings) -> CacheOptions:
     )
 
 
-def _erase(folder: Path) -> None:
+def forget_all(folder: Path) -> Forgotten:
+    """Erase saved answers and the journal. Raises UsageError when a server works there, or a file cannot be erased."""
+    files = (*files_of(folder / CACHE_FILE), *Journal(folder).files())
+    erased = tuple(file.name for file in files if file.exists())
     try:
-        Journal(folder).erase()
-        erase(folder / CACHE_FILE)
+        with no_server_on(folder):
+            for file in files:
+                file.unlink(missing_ok=True)
+        return Forgotten(folder=folder, erased=erased)
     except OSError as error:
         raise UsageError(
             f"{error.filename} could not be erased: {error.strerror}.",

@@ -196,6 +196,29 @@ def test_saved_plan_is_used_and_refused_for_a_changed_file(home: Path, model: Pa
     assert refused(home, model, "--plan", plan, "--slots", "3", "--port", "0")[0] == 2
 
 
+def test_forget_alone_erases_and_ends_and_with_a_model_it_serves(tmp_path: Path, model: Path) -> None:
+    def forget(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, "--forget", *words]
+        environment = {**os.environ, "EDGEMED_HOME": str(tmp_path)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+
+    (tmp_path / "edgemed.toml").write_text(f"[model]\npath = '{model}'\n")
+    done = forget()
+    assert (done.returncode, "nothing to erase" in done.stderr) == (0, True)
+    with serving(tmp_path, model) as served:
+        assert served.chat().status_code == 200
+        refusal = forget()
+        assert (refusal.returncode, "A server works on" in refusal.stderr) == (2, True)
+        assert served.end()[0] == 0
+    assert (tmp_path / "journal.jsonl").exists()
+    done = forget("--json")
+    assert (done.returncode, json.loads(done.stdout)["erased"]) == (0, ["journal.jsonl"])
+    with serving(tmp_path, model, "--forget") as served:
+        assert served.chat().status_code == 200
+        assert served.end()[0] == 0
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
 # Everything by which a process can reach another: what strace writes of it is searched for addresses.
 CALLS = "trace=connect,sendto,sendmsg,sendmmsg"
 FOREIGN = re.compile(r'sa_family=AF_INET6?.*?(?:inet_addr\("(?P<v4>[^"]+)"\)|inet_pton\(AF_INET6, "(?P<v6>[^"]+)")')

@@ -15,7 +15,7 @@ from cache_stand_ins import ANSWER, QUESTION, SAME, SECRET, answered, asked, con
 
 from edgemed.serve.cache_disk import DiskLevel, DiskLimits
 from edgemed.serve.cache_entry import Kept, unit_vector
-from edgemed.serve.cache_file import erase
+from edgemed.serve.cache_file import files_of, set_aside
 from edgemed.serve.cache_secret import Secret, keyring_secret
 from edgemed.serve.response_cache import CachedAnswer, Miss, ResponseCache, Stored
 
@@ -418,14 +418,22 @@ def test_a_file_that_may_not_grow_is_given_up_and_stays_whole(tmp_path: Path) ->
     assert whole_entries(tmp_path / "a") > 0
 
 
-def test_erase_leaves_nothing(tmp_path: Path) -> None:
+def test_the_last_three_damaged_files_are_kept(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / "a").write_text(str(number))
+        (tmp_path / "a-wal").touch()
+        set_aside(tmp_path / "a")
+    kept = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert kept == {"a.damaged": "4", "a.damaged.2": "3", "a.damaged.3": "2"}
+
+
+def test_every_file_of_a_cache_is_known_for_erasing(tmp_path: Path) -> None:
     disk = DiskLevel(tmp_path / "a", SECRET)
     add(disk, "x")
-    (tmp_path / "a.damaged").touch()
+    for end in ("", ".2", ".3"):
+        (tmp_path / f"a.damaged{end}").touch()
+    assert set(tmp_path.iterdir()) == set(files_of(tmp_path / "a"))
     disk.close()
-    erase(tmp_path / "a")
-    erase(tmp_path / "a")
-    assert list(tmp_path.iterdir()) == []
 
 
 class Ring:

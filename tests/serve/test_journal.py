@@ -80,9 +80,11 @@ def test_a_journal_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: p
     assert len(caplog.records) == 1
 
 
-def test_erase_leaves_nothing(tmp_path: Path) -> None:
+def test_its_files_are_known_for_erasing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgemed.serve.journal.JOURNAL_BYTES", 0)
     journal = Journal(tmp_path)
     journal.write(entry())
-    journal.erase()
-    assert list(tmp_path.iterdir()) == []
-    Journal(None).erase()
+    monkeypatch.undo()
+    journal.write(entry())
+    assert set(tmp_path.iterdir()) == set(journal.files())
+    assert Journal(None).files() == ()
