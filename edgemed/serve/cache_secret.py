@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -56,14 +57,20 @@ class KeyStore(Protocol):
 
 
 def passphrase_secret(path: Path) -> Secret:
-    """The passphrase in a file's first line. Raises UsageError when it cannot be read or is too short."""
+    """The passphrase in a file's first line. Raises UsageError when it cannot be read, is short, or open to others."""
     try:
         text = path.read_text(encoding="utf-8")
+        mode = path.stat().st_mode & 0o777
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"The passphrase file {path} of the answer cache cannot be read: {error}.",
             next_step="set EDGEMED_CACHE_PASSPHRASE_FILE to a readable file, or unset it",
         ) from error
+    if os.name == "posix" and mode & 0o077:
+        raise UsageError(
+            f"Other users of this machine may read or change the passphrase file {path} (its mode is {mode:o}).",
+            next_step=f"chmod 600 {shlex.quote(str(path))}",
+        )
     line = text.split("\n", 1)[0].strip()
     if len(line) < SHORTEST_PASSPHRASE:
         raise UsageError(

@@ -256,6 +256,7 @@ def test_without_a_secret_there_is_only_memory_and_the_cache_says_why(
 def test_a_passphrase_file_opens_the_disk_level_and_a_poor_one_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "phrase"
     file.write_text("four words of nonsense\n")
+    file.chmod(0o600)
     cache = open_cache(CacheOptions(), tmp_path, passphrase_file=file)
     assert isinstance(cache.store(asked(), answered()), Stored)
     assert cache.stats().disk_entries == 1
