@@ -19,10 +19,18 @@ def test_the_project_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[modell]\n", "modell"),
-        ("[serve]\nport = 'x'\n", "serve.port"),
-        ("[serve]\nport = 99999\n", "edgemed.toml: serve.port"),
-        ("[model]\npath = 1\n", "model.path: it must be a path in quotes"),
+        ("[modell]\n", r"modell \(line 1\) is not known; use one of the tables cache, medical, model, serve"),
+        ("[serve]\n\nprot = 1\n", r"serve.prot \(line 3\) is not known; use one of the keys host, port"),
+        ("serve = {prot = 1}\n", "serve.prot is not known; use one of the keys host, port"),
+        ("[serve]\nport = 'x'\n", r"serve.port \(line 2\) must be a whole number"),
+        ("[serve]\nport = 99999\n", r"edgemed.toml: serve.port \(line 2\) must be at most 65535"),
+        ("[cache]\ndays = 0\n", r"cache.days \(line 2\) must be more than 0"),
+        ("[cache]\ndays = [1]\n", "cache.days .line 2. must be a number"),
+        ("[cache]\non_disk = 'perhaps'\n", "cache.on_disk .line 2. must be true or false"),
+        ("cache = 3\n", r"cache \(line 1\) must be a table: \[cache\]"),
+        ("[serve]\nhost = 1\n", "serve.host .line 2. must be text in quotes"),
+        ("[serve]\nprot = 1\n[cache]\ndays = nan\n", "serve.prot .*; cache.days"),
+        ("[model]\npath = 1\n", r"model.path \(line 2\) must be a path in quotes"),
         ("[serve\n", "edgemed.toml"),
     ],
 )
@@ -30,6 +38,17 @@ def test_a_mistake_in_the_project_file_is_named(tmp_path: Path, text: str, named
     (tmp_path / "edgemed.toml").write_text(text)
     with pytest.raises(UsageError, match=named):
         project_settings(tmp_path)
+
+
+def test_no_mistake_is_told_in_the_validators_own_words(tmp_path: Path) -> None:
+    serve = "[serve]\nport = 1.5\nx = 1\n"
+    cache = "[cache]\nmemory_mib = -1\nword_weight = 2\nthreshold = inf\ndays = 'x'\non_disk = 3\n"
+    for text in (serve, cache, "[medical]\nlanguages = 2\n[model]\npath = [1]\n", "serve = [1]\ncache = 'x'\n"):
+        (tmp_path / "edgemed.toml").write_text(text)
+        with pytest.raises(UsageError) as refused:
+            project_settings(tmp_path)
+        for word in ("Input", "Extra inputs", "valid", "permitted", "cannot be used"):
+            assert word not in refused.value.what
 
 
 def test_the_data_directory_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
