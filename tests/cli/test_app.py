@@ -50,6 +50,11 @@ def test_every_error_leaves_with_its_exit_code_and_without_a_traceback(
     assert "secret" not in err
 
 
+def test_the_package_itself_can_be_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "edgemed", "--version"], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, __version__ in done.stdout) == (0, True)
+
+
 def test_ctrl_c_in_a_command_says_interrupted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
