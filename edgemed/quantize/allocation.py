@@ -194,7 +194,8 @@ def _solve(items: Sequence[Sequence[_Choice]], room: int) -> tuple[list[_Choice]
     best = _cost(start)
     if best <= bound or best == 0:
         return start, 0.0
-    solved = _milp([_in_reach(item, price, best - bound) for item in items], room, best)
+    affordable = [[choice for choice in item if choice.cost <= best] for item in items]
+    solved = _milp([_in_reach(item, price, best - bound) for item in affordable], room, best)
     if solved is None or _cost(solved[0]) > best:
         return start, (best - bound) / best
     return solved
@@ -250,7 +251,7 @@ def _milp(items: Sequence[Sequence[_Choice]], room: int, best: float) -> tuple[l
     unit = math.gcd(*extra) or 1
     one_each = csr_array((np.ones(len(choices)), (owner, range(len(choices)))), shape=(len(items), len(choices)))
     result = milp(
-        np.array([choice.cost for choice in choices]) * (_SCALED_COST / best),
+        np.array([choice.cost / best for choice in choices]) * _SCALED_COST,
         integrality=np.ones(len(choices), np.int64),
         bounds=Bounds(0, 1),
         constraints=[
