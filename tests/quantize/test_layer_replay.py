@@ -8,8 +8,10 @@ from small_models import Text, matrices, model, shaken, texts
 
 from edgemed.core.errors import EdgemedError, UsageError
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
+import torch
+
 from edgemed.quantize.layer_replay import LayerReplay, divergence_of
 
 

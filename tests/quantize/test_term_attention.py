@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from small_models import Text, model, texts
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
+import torch
+
 from edgemed.quantize.allocation import Option
 from edgemed.quantize.sensitivity import LayerAttention
 from edgemed.quantize.term_attention import attention_to_terms, weighed_by_attention
