@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import socket
 
     from edgemed.engines.base import EngineConfig
+    from edgemed.serve.care import WarmUp
     from edgemed.serve.memory import Memory
     from edgemed.serve.options import ServeOptions
 
@@ -41,6 +41,8 @@ def serve(
     """Serve a model in the browser until Ctrl-C; streaming, and with OpenAI's interface under /v1."""
     from edgemed.core.privacy import forbid_core_dumps
     from edgemed.core.settings import data_dir, project_settings
+    from edgemed.demo.supported import checked_facts
+    from edgemed.serve.care import WarmUp
     from edgemed.serve.memory import open_memory
     from edgemed.serve.server import stop_signals_raise
     from edgemed.serve.status import language_statuses
@@ -56,10 +58,11 @@ def serve(
         path = _model_path(model, plan)
         settings = project_settings()
         language_statuses(settings.medical.languages)  # a malformed language file is refused before the model is loaded
+        lists = WarmUp(checked_facts, settings.medical.languages)
         memory = open_memory(data_dir(), settings.cache, forget=forget)
         sock = _listen(host, port)
         try:
-            code = _serve(path, _config(path, plan, slots, offline, console), memory, sock, console)
+            code = _serve(path, _config(path, plan, slots, offline, console), lists, memory, sock, console)
         finally:
             sock.close()
             memory.close()
@@ -77,20 +80,21 @@ def _forget(console: Console) -> None:
     console.note(f"Erased in {done.folder}: {names}." if names else f"There was nothing to erase in {done.folder}.")
 
 
-def _serve(path: Path, config: EngineConfig, memory: Memory, sock: socket.socket, console: Console) -> int:
+def _serve(
+    path: Path, config: EngineConfig, lists: WarmUp, memory: Memory, sock: socket.socket, console: Console
+) -> int:
     """Load, serve until told to stop; the exit code."""
     from edgemed.demo.supported import checked_facts
     from edgemed.engines.registry import open_engine
     from edgemed.serve.app import create_app
-    from edgemed.serve.care import warm_up
     from edgemed.serve.server import run, url_of
     from edgemed.serve.status import Serving
 
     url = url_of(sock)
     options = _options(path, config.offline, sock)
-    threading.Thread(target=warm_up, args=(checked_facts,), name="lists", daemon=True).start()
     engine = open_engine(config, console)
     try:
+        lists.wait()  # ready is who answers at once
         app = create_app(engine, options, cache=memory.cache, journal=memory.journal, facts=checked_facts)
         serving = Serving(
             url=url,

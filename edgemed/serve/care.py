@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from edgemed.core.errors import EdgemedError
 from edgemed.engines.base import DoneEvent
-from edgemed.medical.category import classify
 from edgemed.medical.clinical_key import clinical_key
 from edgemed.medical.guard import Source, Verdict, check_numbers
+from edgemed.medical.language import DEFAULT_LANGUAGE, languages
 from edgemed.medical.prompts import templates_digest
-from edgemed.medical.terminology import term_notes
+from edgemed.serve.cache_privacy import private_reason, words_of_language
 from edgemed.serve.consultation import Consultation, consult, verdicts
 from edgemed.serve.journal import Journal, JournalEntry, now
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.recall import Recall, Recalled
-from edgemed.serve.schemas import ChatRequest, Conversation
+from edgemed.serve.schemas import ChatMessage, ChatRequest, Conversation, conversation_of
+
+log = logging.getLogger(__name__)
 
 Facts = Callable[[str], Sequence[Source]]
 """The checked facts that may support numbers in the answer to a question."""
@@ -45,13 +51,42 @@ class Course:
     """No such number even without the sources that this caller brought."""
 
 
-def warm_up(facts: Facts) -> None:
-    """Read every list once, a second or two of CPU: before the first question, while the model is loaded."""
-    question = "What is the dose of paracetamol?"
-    classify(question)
-    term_notes(question)
-    clinical_key(question)
-    check_numbers("Paracetamol: 15 mg/kg every 6 hours.", question, facts(question))
+class WarmUp:
+    """Reads every list once, some seconds of CPU: in a thread of its own, while the engine's process loads the model.
+
+    Without it the first question would read them; with two at once, each would.
+    """
+
+    def __init__(self, facts: Facts, languages_folder: Path | None = None) -> None:
+        self._facts = facts
+        self._folder = languages_folder
+        self._ready = threading.Event()
+        threading.Thread(target=self._run, name="lists", daemon=True).start()
+
+    def wait(self) -> None:
+        """Return when the lists for a question in English are read; Ctrl-C passes."""
+        while not self._ready.wait(0.2):
+            pass
+
+    def _run(self) -> None:
+        try:
+            self._read(DEFAULT_LANGUAGE)
+            question = "What is the dose of paracetamol?"
+            check_numbers("Paracetamol: 15 mg/kg every 6 hours.", question, self._facts(question))
+        except EdgemedError as error:
+            log.warning("%s", error)
+        finally:
+            self._ready.set()
+        for language in languages(self._folder):
+            self._read(language)
+
+    def _read(self, language: str) -> None:
+        asked = ChatRequest(messages=[ChatMessage(role="user", content="What is the dose of paracetamol?")])
+        asked = asked.model_copy(update={"language": language})
+        conversation = conversation_of(asked)
+        consult(asked, conversation, ServeOptions(model_name="", languages=self._folder))
+        clinical_key(conversation.question, language)
+        private_reason(conversation.question, words_of_language(language))
 
 
 class Care:
