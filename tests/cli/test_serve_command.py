@@ -219,6 +219,27 @@ def test_forget_alone_erases_and_ends_and_with_a_model_it_serves(tmp_path: Path,
     assert not (tmp_path / "journal.jsonl").exists()
 
 
+@pytest.mark.parametrize("stage", ["Asking the engine", "Measuring memory", "Loading", "Ready"])
+def test_ctrl_c_during_the_start_leaves_with_130_and_no_child(
+    home: Path, model: Path, tmp_path: Path, stage: str
+) -> None:
+    new = stage in ("Asking the engine", "Measuring memory")  # these come only on a machine never measured
+    environment = {**os.environ, "EDGEMED_HOME": str(tmp_path if new else home)}
+    with subprocess.Popen(
+        [*COMMAND, str(model), "--port", "0"], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(stage):
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(10) == 130
+    assert "Traceback" not in said
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
 # Everything by which a process can reach another: what strace writes of it is searched for addresses.
 CALLS = "trace=connect,sendto,sendmsg,sendmmsg"
 FOREIGN = re.compile(r'sa_family=AF_INET6?.*?(?:inet_addr\("(?P<v4>[^"]+)"\)|inet_pton\(AF_INET6, "(?P<v6>[^"]+)")')
