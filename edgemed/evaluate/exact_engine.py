@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgemed.evaluate.scorer import settled
+
 CHUNK = 64
 """Tokens read at once, and rows of logits in memory at once: 39 MB for 152,000 tokens."""
 TILE = 16
@@ -69,19 +71,18 @@ class ExactEngine:
                 each(rows[wanted - from_tile : n_read - start - from_tile])
 
     def greedy(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
-        """The most likely tokens by `logits`, one by one, without the one that ends the answer.
+        """The most likely tokens by `logits`, one by one, without the one that ends the answer."""
 
-        Tokens are guessed one at a time, which is fast, and then read as `logits` reads them; where that finds another
-        token, a near tie, its token stands and the guessing goes on from there.
-        """
-        answer: list[int] = []
-        while True:
-            judged = self._judged([*prompt, *answer], len(prompt))
-            agreed = next((n for n, token in enumerate(answer) if judged[n] != token), len(answer))
-            answer = answer[:agreed]
-            if agreed == max_tokens or self.ends_answer(judged[agreed]):
-                return answer
-            answer = self._guess(len(prompt), [*answer, judged[agreed]], max_tokens)
+        def judge(answer: Sequence[int]) -> list[int]:
+            found: list[int] = []
+            ids = [*prompt, *answer, 0]
+            self.logits(ids, len(prompt), lambda rows: found.extend(rows.argmax(axis=1).tolist()))
+            return found
+
+        def guess(answer: list[int]) -> list[int]:
+            return self._guess(len(prompt), answer, max_tokens)
+
+        return settled(judge, guess, self.ends_answer, max_tokens)
 
     def ends_answer(self, token: int) -> bool:
         """True for the tokens that end an answer: the model's own, and any other control token."""
@@ -95,12 +96,6 @@ class ExactEngine:
         self._api.llama_batch_free(self._batch)
         self._api.llama_free(self._context)
         self._api.llama_model_free(self._model)
-
-    def _judged(self, ids: Sequence[int], first: int) -> list[int]:
-        """The most likely token at every place from `first` to the one after the end."""
-        found: list[int] = []
-        self.logits([*ids, 0], first, lambda rows: found.extend(rows.argmax(axis=1).tolist()))
-        return found
 
     def _guess(self, n_prompt: int, answer: list[int], max_tokens: int) -> list[int]:
         """The answer carried on, token by token, from its last, until it ends."""

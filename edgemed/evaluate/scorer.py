@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -24,3 +24,26 @@ class Scorer(Protocol):
 
     def close(self) -> None:
         """Free the model; the scorer is of no use afterwards."""
+
+
+def settled(
+    judge: Callable[[Sequence[int]], Sequence[int]],
+    guess: Callable[[list[int]], list[int]],
+    ends_answer: Callable[[int], bool],
+    max_tokens: int,
+) -> list[int]:
+    """The greedy answer as `judge` has it, with few questions to it.
+
+    `judge` reads a whole answer: the most likely token at each of its places, and after its end. `guess` carries an
+    answer on token by token, which is fast, and adds up in another order. Where the judge finds another token, a near
+    tie, its token stands, and the guessing goes on from there.
+    """
+    answer: list[int] = []
+    for _ in range(max_tokens + 1):  # each round settles one token at least, where the judge repeats itself
+        judged = judge(answer)
+        agreed = next((n for n, token in enumerate(answer) if judged[n] != token), len(answer))
+        answer = answer[:agreed]
+        if agreed >= max_tokens or ends_answer(judged[agreed]):
+            break
+        answer = guess([*answer, judged[agreed]])
+    return answer[:max_tokens]
