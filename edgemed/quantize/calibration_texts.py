@@ -22,6 +22,7 @@ from edgemed.core.prompt import Message
 from edgemed.core.records import Record, digest_of
 from edgemed.demo.questions import training_examples
 from edgemed.demo.table import fact_table
+from edgemed.evaluate.prompts import demo_facts
 from edgemed.medical.entities import parse
 from edgemed.medical.mentions import TermKind
 from edgemed.medical.prompts import messages_for
@@ -135,7 +136,7 @@ class _Reader:
         if isinstance(record.get("messages"), list):
             text, own = self._rendered(record["messages"])
         elif "question" in record:
-            text, own = self._rendered(_conversation(str(record["question"]), str(record.get("answer", "")), ()))
+            text, own = self._rendered(_conversation(str(record["question"]), str(record.get("answer", ""))))
         else:
             text = str(record.get("text", ""))
             self._refuse_foreign_marks(text)
@@ -212,12 +213,15 @@ def _characters_of_bytes(text: str) -> list[int]:
 
 
 def _facts(rng: random.Random) -> Iterator[dict[str, Any]]:
+    seen = demo_facts("A")  # the clinical report asks about the others
     for example in training_examples(fact_table(), rng):
-        yield {"messages": _conversation(example.question, example.answer, example.history)}
+        if example.fact_id not in seen:
+            continue
+        yield {"messages": _conversation(example.question, example.answer)}
 
 
-def _conversation(question: str, answer: str, history: Sequence[Message]) -> list[Message]:
-    return [*messages_for(question, history), {"role": "assistant", "content": answer}]
+def _conversation(question: str, answer: str) -> list[Message]:
+    return [*messages_for(question), {"role": "assistant", "content": answer}]
 
 
 def _records(file: Path, rng: random.Random) -> list[dict[str, Any]]:
