@@ -1,9 +1,12 @@
 """How well and how fast the parser reads drugs and quantities, against sentences labelled by hand (LABELS.md).
 
-    python benchmarks/medical/bench_entities.py --data DATA [--split test [--half a|b]] [--show] [--speed]
+    python benchmarks/medical/bench_entities.py [--set own] [--split test [--half a|b]] [--show]
+    python benchmarks/medical/bench_entities.py --set public --data DATA [--split test] [--show]
+    python benchmarks/medical/bench_entities.py --speed [--data DATA]
 
-DATA is the folder that public_sentences.py describes; without it only `entities_own.jsonl` is measured. Tables:
-precision, recall (Wilson) and F1 (bootstrap over sentences, 95 %) of
+DATA is the folder that public_sentences.py describes; without --set, everything of the split is measured for which
+the text is there. Public sentences: all of `entities_public.jsonl` is dev (it has been read), and the test lines of
+`entities_public_test.jsonl` are the test. Tables: precision, recall (Wilson) and F1 (bootstrap over sentences, 95 %) of
 
 * drug: overlapping span, same generic name (SAME_DRUG below holds names that mean one medicine); "drug span":
   overlap alone;
@@ -14,11 +17,12 @@ and among the numbers that agree, the share whose kind, comparator and (doses) o
 the table below and not by the parser's. Three things are equal here although written apart: an age labelled without
 a unit and one in years, a year with and without the unit "year", a blood pressure with and without mmHg. Dates and
 clock times, which are no number, agree when their spans cover the same digits. A unit that the labels do not have
-(Da, W) counts as none.
+(Da, W) counts as none; so where a label has none and the parser reads one of those that it knows besides (nM, nL,
+pg), the numbers as written are compared.
 
-The test lines of each file are halved by their place among them: half a holds the even ones and has been looked at
-since the first measurement of all; half b stays unread. --show prints what differs (dev and half a only). --speed
-measures sentences per CPU minute and the CPU time of hostile texts.
+The test lines of `entities_own.jsonl` are halved by their place among them: half a holds the even ones and has been
+looked at since the first measurement of all; half b stays unread. --show prints what differs (dev and half a only).
+--speed measures sentences per CPU minute and the CPU time of hostile texts.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from public_sentences import public_sentences, sentences_of, sha
+from public_sentences import public_sentences, second_sentences, sentences_of, sha
 
 from edgemed.medical.entities import parse
 from edgemed.medical.mentions import TermKind
@@ -121,6 +125,10 @@ def generic(name: str) -> frozenset[str]:
     return frozenset(SAME_DRUG.get(part, part) for part in SAME_DRUG.get(name, name).split("-"))
 
 
+_UNLABELLED = re.compile(r"(?<=[\d )])(?:[mnpuµμ]|micro)M\b|\bnl\b|\bpg\b|\bpmol\b|\bnmol\b|\bmOsm\b")
+_VALUE = re.compile(r"\d+(?:\.\d+)?")
+
+
 @dataclass(frozen=True)
 class Number:
     """A quantity of a label or of the parser, in one form."""
@@ -135,10 +143,14 @@ class Number:
     end: int
     digits: str
     is_bare_age: bool = False
+    as_written: tuple[Fraction, ...] = ()
+    """The numbers of a span whose unit the labels do not have."""
 
     def agrees(self, other: Number) -> bool:
         if not (self.start < other.end and other.start < self.end):
             return False
+        if other.as_written and not self.unit:
+            return (self.low, self.high) in ((other.as_written[0],) * 2, other.as_written[:2])
         if isinstance(self.low, str) or isinstance(other.low, str):
             return self.digits == other.digits
         if self.is_bare_age and (self.low, self.high) == (12 * other.low, 12 * other.high) and not other.unit:
@@ -155,6 +167,11 @@ def number(
         values = [Fraction(low), Fraction(high)]
     except ValueError:
         return Number(kind, low, high, unit, comparator, of, start, end, digits)
+    written = (
+        tuple(map(Fraction, _VALUE.findall(text[start:end].replace(" . ", "."))))
+        if _UNLABELLED.search(text, start, end)
+        else ()
+    )
     is_bare_age = kind == "age" and unit == ""
     if is_bare_age:
         unit = "year"
@@ -166,7 +183,7 @@ def number(
     if unit == "°F":
         name, values = "°C", [(value - 32) * 5 / 9 for value in values]
     low_value, high_value = (value * factor for value in values)
-    return Number(kind, low_value, high_value, name, comparator, of, start, end, digits, is_bare_age)
+    return Number(kind, low_value, high_value, name, comparator, of, start, end, digits, is_bare_age, written)
 
 
 @dataclass
@@ -316,21 +333,28 @@ def _labels(name: str, split: str, half: str = "") -> list[dict[str, Any]]:
     return labels["ab".index(half) :: 2] if half else labels
 
 
-def accuracy(data: Path | None, split: str, half: str, show: bool) -> None:
-    part = f"{split}, half {half}" if half else split
-    own = Measured(show)
+def own_accuracy(split: str, half: str, show: bool) -> None:
+    """The table of `entities_own.jsonl`."""
+    measured = Measured(show)
     for label in _labels("entities_own.jsonl", split, half):
-        own.add(label, label["text"])
-    if data:
-        sentences = public_sentences(data)
-        public = Measured(show)
-        for label in _labels("entities_public.jsonl", split, half):
-            text = sentences[label["id"]]
-            if sha(text) != label["sha"]:
-                raise SystemExit(f"{label['id']}: the sentence in {data} is not the one that was labelled")
-            public.add(label, text)
-        public.report(f"entities_public.jsonl, {part}")
-    own.report(f"entities_own.jsonl, {part}")
+        measured.add(label, label["text"])
+    measured.report(f"entities_own.jsonl, {split}, half {half}" if half else f"entities_own.jsonl, {split}")
+
+
+def public_accuracy(data: Path, split: str, show: bool) -> None:
+    """The table of the public sentences: the first sample is dev, the second has a few lines of dev and the test."""
+    measured = Measured(show)
+    labels = _labels("entities_public_test.jsonl", split)
+    sentences = second_sentences(data)
+    if split == "dev":
+        labels += _labels("entities_public.jsonl", "dev") + _labels("entities_public.jsonl", "test")
+        sentences |= public_sentences(data)
+    for label in labels:
+        text = sentences[label["id"]]
+        if sha(text) != label["sha"]:
+            raise SystemExit(f"{label['id']}: the sentence in {data} is not the one that was labelled")
+        measured.add(label, text)
+    measured.report(f"public sentences, {split}")
 
 
 def speed(data: Path | None) -> None:
@@ -381,19 +405,25 @@ def hostile_texts() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder that holds medquad/ and ner-bc5cdr/")
+    parser.add_argument("--set", choices=("own", "public"), default="", help="measure this set alone")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
-    parser.add_argument("--half", choices=("a", "b"), default="", help="half of the test split")
+    parser.add_argument("--half", choices=("a", "b"), default="", help="half of the own test split")
     parser.add_argument("--show", action="store_true", help="print what differs (dev and half a of test only)")
     parser.add_argument("--speed", action="store_true", help="measure time instead")
     given = parser.parse_args()
-    if given.half and given.split != "test":
-        parser.error("only the test split has halves: add --split test")
+    if given.half and (given.split != "test" or given.set == "public"):
+        parser.error("only the own test split has halves: add --set own --split test")
     if given.show and given.split == "test" and given.half != "a":
         parser.error("these test sentences are not to be looked at: --show works on dev and on half a")
+    if given.set == "public" and not given.data:
+        parser.error("the text of public sentences is not shipped: add --data with the folder that holds it")
     if given.speed:
         speed(given.data)
-    else:
-        accuracy(given.data, given.split, given.half, given.show)
+        return
+    if given.set != "own" and given.data and not given.half:
+        public_accuracy(given.data, given.split, given.show)
+    if given.set != "public":
+        own_accuracy(given.split, given.half, given.show)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def parse(text: str, language: str = "en", lexicon: Lexicon | None = None) -> En
     if len(plain) < len(reading.plain):
         unread.append(Unread(len(plain), len(reading.plain), f"more than {MAX_CHARACTERS} characters"))
     unread.sort(key=lambda rest: rest.start)
-    return _entities(reading, found, scopes_of(plain, language), owned(plain, amounts, found, lexicon.measures), unread)
+    of = owned(plain, amounts, found, lexicon.measures, "" if written.isupper() else written)
+    return _entities(reading, found, scopes_of(plain, language), of, unread)
 
 
 def _cut(plain: str) -> int:

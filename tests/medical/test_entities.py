@@ -155,3 +155,40 @@ def test_a_person_without_numbers_gives_no_quantity() -> None:
 )
 def test_short_names_and_substances_of_the_body(text: str, drugs: list[str]) -> None:
     assert [term.name for term in parse(text).terms if term.kind is TermKind.DRUG] == drugs
+
+
+@pytest.mark.parametrize(
+    ("text", "dose"),
+    [
+        ("cells were treated with 30 ng/ml ritonavir for 24 h", ["ritonavir"]),
+        ("the serum samples contained 2 mg/l carbachol", []),
+        ("digoxin level 2.5 ng/mL", []),
+        ("ergotamine 1 mg / caffeine 100 mg tablets", ["ergotamine", "caffeine"]),
+        ("American adults eat only 15 grams a day", []),
+        ("131 mg/m2 for paclitaxel and 117 mg/m2 for cisplatin", ["paclitaxel", "cisplatin"]),
+        ("400 IU of vitamin E and 15 mg of beta-carotene", ["vitamin e", ""]),
+        ("amphetamine was given after MPEP ( 5 mg / kg )", [""]),
+        ("the volume ranged between 67 and 131 ml", []),
+        ("physiological saline (0.9 %)", ["sodium chloride"]),
+    ],
+)
+def test_the_words_of_a_clause_say_what_is_a_dose_and_whose(text: str, dose: list[str]) -> None:
+    assert [quantity.of for quantity in parse(text).quantities if quantity.kind is QuantityKind.DOSE] == dose
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "signs and symptoms of Charcot-Marie-Tooth disease type 2L",
+        "the list of signs and symptoms for Dystonia 11.",
+        "the gene makes a protein called connexin 26, which is a member of its family",
+        "multiple neoplasia (MEN 1)",
+        "on FK 506 - induced hypertension ( FK ) in rats .",
+        "binding of [ 3H ] - naloxone",
+        "drugs , 5 - MDOT and others",
+        "call 1-800-Medicare",
+        "half life ( t ( 1 / 2 ) ) was long",
+    ],
+)
+def test_names_with_digits_are_no_quantities(text: str) -> None:
+    assert parse(text).quantities == ()

@@ -111,6 +111,53 @@ def test_frequencies(text: str, said: str) -> None:
     assert _said(text)[-1] == said
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no more than 2,300 mg of sodium a day", ["measure <=2300 mg", "frequency 1 /day"]),
+        ("limit your sodium intake to 1,500 mg", ["measure 1500 mg"]),
+        ("snacks with 20 grams of fat", ["measure 20000 mg"]),
+        ("more than 100 milliliters (3 ounces) of urine", ["measure >100 mL", "measure 3 oz"]),
+        ("albuminuria fell ( 617 + / - 50 vs . 570 + / - 47 mg / day )", ["measure 617 mg/day", "measure 570 mg/day"]),
+        ("levels higher than 50 micrograms a day", ["measure >1/20 mg/day"]),
+        ("flow was 45 ml / 100 g / min", ["measure 9/20 mL/g/min"]),
+        ("run at 40 mL/min", ["dose 40 mL/min"]),
+        ("plasma thymidine above 3 mmol/L", ["measure >3/1000 mmol/mL"]),
+        ("(Ki = 39 nmol/L)", ["measure 39/1000000000 mmol/mL"]),
+        ("proteinuria 1 . 2 ( 0 . 5 - 3 ) g / d", ["measure 1200 mg/day", "measure 500-3000 mg/day"]),
+        ("30 ( 7 - 350 ) days", ["duration 30 day", "duration 7-350 day"]),
+        ("3.2 g/dL (0.2 to 12)", ["measure 32 mg/mL", "measure 1/5-12"]),
+        ("12 . 0 vs . 5 . 0 mg . per 100 Gm .", ["measure 3/25 mg/g", "measure 1/20 mg/g"]),
+        ("2.5 micrograms / 50 nl", ["dose 50 mg/mL"]),
+        ("4,000 IUs", ["dose 4000 IU"]),
+        ("10 ( - 8 ) mol", ["dose 1/100000 mmol"]),
+        ("3 x 10^-3 mol", ["dose 3 mmol"]),
+        ("4 . 2 - to 13 - fold", ["measure 21/5-13"]),
+        ("95 % CI , - 2 . 7 to 1 . 7", ["measure 95 %", "measure -27/10-17/10"]),
+        ("0 . 97 / 1 , 000 admissions", ["measure 97/100-1000 ratio"]),
+        ("aged 1 to younger than 10 years", ["age 12-120 month"]),
+        ("23 582 patient - years", ["count 23582"]),
+        ("half of those affected", ["measure 1/2"]),
+        ("one of 16 patients", ["count 1", "count 16"]),
+        ("the heart may beat 100 to 175 times a minute", ["measure 100-175 /min"]),
+        ("at 1-minute intervals", ["frequency 1 min"]),
+        ("10 mg selegiline per day", ["dose 10 mg", "frequency 1 /day"]),
+        ("a day after the operation", []),
+        (
+            "between ages 10 and 14 for girls and ages 12 and 16 for boys",
+            ["age 120-168 month", "age 144 month", "age 192 month"],
+        ),
+        ("begin before age 40", ["age <480 month"]),
+        ("as high as 50 %", ["measure <=50 %"]),
+        ("at 0 h, 4 h and 8 h", ["time 0 min", "time 240 min", "time 480 min"]),
+        ("wait at least 50 minutes before you go", ["duration >=50 min"]),
+        ("(Smith 1968)", ["time 1968"]),
+    ],
+)
+def test_what_was_found_eaten_or_compared_is_no_dose(text: str, said: list[str]) -> None:
+    assert _said(text) == said
+
+
 @pytest.mark.parametrize("text", ["activities of daily living", "each year", "the od was fatal", "once you feel well"])
 def test_words_that_only_look_like_a_frequency(text: str) -> None:
     assert _said(text) == []

@@ -15,17 +15,19 @@ BEFORE = 60
 
 _SIGNS = {
     ">=": (
-        "> / =|> or =|>/=|a minimum of|at least|at or above|at or over|equal to or greater than|"
+        "as early as|as few as|as little as|as low as|as young as|> / =|> or =|>/=|a minimum of|at least"
+        "|at or above|at or over|equal to or greater than|"
         "equal to or more than|from age|greater than or equal to|higher than or equal to|min.|minimally|"
         "minimum|minimum of|more than or equal to|no fewer than|no less than|not below|not fewer than|"
         "not less than|not under|upwards of"
     ),
     "<=": (
         "< / =|< or =|</=|as long as|as many as|as much as|at most|at or below|at or under|cap at|"
-        "cap of|capped at|ceiling|ceiling of|equal to or less than|exceed|exceed a total of|"
+        "cap of|as high as|as great as|as large as|capped at|ceiling|ceiling of|equal to or less than|exceed"
+        "|exceed a total of|"
         "exceed more than|exceeding|exceeds|fewer than or equal to|give more than|giving more than|"
         "go above|go over|have more than|less than or equal to|limit|limit it to|limit of|limit to|"
-        "limited at|limited to|lower than or equal to|max|max.|maximal|maximum|maximum of|mx|"
+        "limited at|limited to|lower than or equal to|max|max.|maximum|maximum of|mx|"
         "by age|no greater than|no higher than|no longer than|no more than|no older than|not above|"
         "not exceeding|not greater than|not longer than|not more than|not over|take more than|up to|"
         "up to a max of|up to a maximum of|upper limit|upper limit of|upto|use more than|within"
@@ -51,7 +53,8 @@ _NEVER_MORE = re.compile(
 )
 _MAXIMUM = re.compile(
     joined(
-        r"""\b(?:max(?:imum|imal|\.)?|ceiling|upper limit|largest|highest|capped|cap|never exceed|limit)
+        r"""\b(?<!was )(?<!were )(?<!is )(?<!are )(?<!be )(?:max(?:imum|imal|\.)?|ceiling|upper limit|largest
+                |highest|capped|cap|never exceed|limit)
         (?: ?[:=]| (?:total|single|daily|adult|safe|recommended|oral|iv|im|cumulative|lifetime|individual|initial
         |possible|allowed
         |per day|a day|each day|dose|doses|dosage|rate|volume|amount|limit|speed|is|was|of|be|at|to|the|a|in adults
@@ -69,6 +72,10 @@ AFTER_SIGN = re.compile(
         |(?P<le>(?:or|and) (?:less|younger|below|under|fewer|lower|shorter|lighter)\b)
         )|(?P<most> (?:maximum|max|at (?:the )?most|tops)\b(?!\.?:? ?(?:dose|rate|speed|daily|single|of|is|\d))))"""
     )
+)
+_AGE_SIGN = re.compile(
+    r"\b(before|after) (?:(?:the )?ages?(?: of)?|(?:the|your|an?|he|she|they)\b[a-z ]{0,20} (?:is|are|was|turns?"
+    r"|reach\w*)) $"
 )
 _INFUSED = re.compile(r"\b(?:made|make|diluted?|filled|topped|brought|made it) (?:it )?up to $")
 
@@ -96,7 +103,12 @@ def comparator_of(before: str, plain: str, end: int, kind: QuantityKind) -> str:
         return ">="
     if _MAXIMUM.search(before):
         return "<="
-    tail = " " + tail.lstrip()
+    return _sign_in_words(before, " " + tail.lstrip(), kind)
+
+
+def _sign_in_words(before: str, tail: str, kind: QuantityKind) -> str:
+    if kind is QuantityKind.AGE and (order := _AGE_SIGN.search(before)):
+        return "<" if order[1] == "before" else ">"
     for _ in range(5):
         if sign := _phrase_sign(tail, kind):
             return sign

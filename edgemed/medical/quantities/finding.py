@@ -18,11 +18,11 @@ from edgemed.medical.quantities.calendar_times import time_at
 from edgemed.medical.quantities.comparators import BEFORE, comparator_of
 from edgemed.medical.quantities.frequencies import frequency_at, times_alone
 from edgemed.medical.quantities.kinds import kind_of
-from edgemed.medical.quantities.name_digits import code_at, name_at
+from edgemed.medical.quantities.name_digits import name_at, written_at
 from edgemed.medical.quantities.numbers import NUMBER, VULGAR, WORDS, joined, value_of
 from edgemed.medical.quantities.shared_units import with_shared_units
 from edgemed.medical.quantities.time_kinds import OLD
-from edgemed.medical.quantities.unit_chains import CHAIN, symbols
+from edgemed.medical.quantities.unit_chains import CALENDAR_UNIT, CHAIN, symbols
 from edgemed.medical.quantities.units import CALENDAR, FORMS, SPELLINGS, SYMBOL_OF, canonical
 
 MAX_NUMBERS = 400
@@ -34,7 +34,8 @@ _CANDIDATE = re.compile(
         |\b(?:{"|".join(WORDS)}|an? (?=(?:hour|day|week|month|year) and (?:a )?half\b|half\b|quarter\b|third\b
         |hundred\b|thousand\b|dozen\b|couple of\b)|once|twice
         |thrice
-        |daily|dly|wkly|mthly|nightly|weekly|fortnightly|monthly|yearly|annually|hourly|every|each|alternate|alternating|q|qd|od|o
+        |daily|dly|wkly|mthly|nightly|weekly|fortnightly|monthly|yearly|annually|hourly|every|each|alternate
+        |alternating|q|qd|od|o
         |bds?|b|bid
         |tid|t|tds?|qid|qds|qhs|eod|qod|e|(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)ies)\b
         |\b(?:per|a) (?=(?:day|night|week|month)\b)|\bq(?=\d)|\bq(?=[dh]|am\b|pm\b|day\b|hour|week|month)"""
@@ -56,9 +57,16 @@ _UNIT = re.compile(
         (?:{_ADJECTIVE}(?={_DESCRIBED}))?(?P<chain>{CHAIN})"""
     )
 )
+_UNIT_BEHIND = re.compile(rf" ?\( ?{NUMBER}(?: ?- ?| to | , |\+/-){NUMBER} ?\)(?=[ -]?[a-z%])[ -]?(?P<chain>{CHAIN})")
+"""Of "40.3 (32.2-62.0) mg/day"."""
+_BEHIND_BRACKET = re.compile(rf" ?\) ?(?P<chain>{CHAIN})")
+_VALUE_BEFORE = re.compile(r"\d ?\( ?$")
+_SEVERAL = re.compile(rf" (?:or|to) (?:several|more|so)(?: more)? (?P<chain>{CALENDAR_UNIT})")
+"""Of "1 to several hours"."""
 _SPREAD = re.compile(rf"(?: ?\+ ?/ ?- ?| ?± ?| ?\+- ?)(?:{NUMBER})")
 _JOIN = re.compile(
-    r"(?P<to> - - ?|--|-? to |-to | ?- ?| up to |, up to | through | till | until |-to-| ?~ ?)|(?P<or>-? ?,? or "
+    r"(?P<to> - - ?|--| - to | to (?:younger|older|less|more|under|over) than |-? to |-to | ?- ?| up to |, up to "
+    r"| through | till | until |-to-| ?~ ?)|(?P<or>-? ?,? or "
     r"|-or-| ?/ ?(?=\d)| and/or )|(?P<and> and | & )"
 )
 _BETWEEN = re.compile(r"\b(?:between|from|ranging|range[sd]?)(?: the)?(?: ages?| age)?(?: of| from| between)? ?$")
@@ -70,7 +78,8 @@ _CHANGED = re.compile(
 _NOT_HIGH = re.compile(r"[:/]\d|,\d{3},| ?(?:in|of) \d")
 _NO_UNIT_FOLLOWS = re.compile(r" in \d+ ?(?:ml|l)\b")
 _ONE_COUNTS = re.compile(
-    r"(?!-year| (?:of|or|and|that|who|which|is|was|has|had|can|may|should|could|would|will|to|in|at|on|for|with|by|as"
+    r"(?= or (?:more|two)\b| of (?:the )?(?:\d+|two|three|four|five|six|seven|eight|nine|ten)\b)|(?!-year| (?:of"
+    r"|or|and|that|who|which|is|was|has|had|can|may|should|could|would|will|to|in|at|on|for|with|by|as"
     r"|from|another|must"
     r"|needs?|should|does|did|do|the|a|an|i|you|we|they|it|side|hand|way|reason|thing|more|such|day|time|if|when"
     r"|where|be|are|were)\b)"
@@ -83,7 +92,8 @@ _OF_MASS = re.compile(r"(?:g|mg|mcg|ng|mL|L|IU|mmol|mEq)\b|%")
 _DAYS_AND_HOURS = {("min", "day"): Fraction(1440), ("day", "min"): Fraction(1, 1440)}
 _OF_ONE = re.compile(r" of (?:an?|one|the)(?= )")
 _MOLAR = re.compile(
-    r" ?(?P<size>micro|[mµμunp]|(?<=\d[. ])|(?<=[.,]\d)|(?<=[.,]\d\d)|(?<=[^\w.]\d)"
+    r" ?(?P<size>micro|[mµμunp]|(?<=\d[. ])|(?<=[.,]\d)|(?<=[.,]\d\d)|(?<=\d \))|(?<=\d \) )|(?<=\d\))|(?<=\d\) )"
+    r"|(?<=[^\w.]\d)"
     r"|(?<=[^\w.]\d ))M(?![\w./-])"
 )
 _MOLES = {"": "mol", "micro": "mcmol", "m": "mmol", "µ": "mcmol", "μ": "mcmol", "u": "mcmol", "n": "nmol", "p": "pmol"}
@@ -172,7 +182,7 @@ class _Reader:
         digits = plain[start] in _DIGIT_STARTS
         if digits and (name := name_at(plain, start, before, cut_in_words=self.cut_in_words)):
             return name
-        if digits and self.cut_in_words and (code := code_at(plain, start, before, self.written)):
+        if digits and (code := written_at(plain, start, before, self.written, cut_in_words=self.cut_in_words)):
             return code
         if frequency := frequency_at(plain, start, before):
             return [replace(frequency, comparator=self._comparator(frequency))]
@@ -211,6 +221,11 @@ class _Reader:
         first = _UNIT.match(plain, end)
         chain = first["chain"] if first else ""
         end = first.end() if first else end
+        if not chain:
+            if bracket := _UNIT_BEHIND.match(plain, end):
+                return [self._kinded(low, low, bracket["chain"], match.end())]
+            if several := _SEVERAL.match(plain, end):
+                chain, end = several["chain"], several.end()
         if chain and (more := self._smaller_unit(chain, end)):
             low, end = low + more[0], more[1]
         if spread := _SPREAD.match(plain, end):
@@ -224,10 +239,9 @@ class _Reader:
         if not chain and plain[self.start].isalpha() and not self._word_counts(match[0], end):
             return None
         amount = self._kinded(low, low, chain, end)
+        is_share = low < 1 and plain[self.start].isalpha()  # "half of those affected"
         is_exact = spread is not None or ("." in match[0] and match[0][-1].isdigit())
-        if is_exact and amount.kind is QuantityKind.COUNT and not amount.unit:
-            amount = replace(amount, kind=QuantityKind.MEASURE)
-        return [amount]
+        return [_as_value(amount) if is_share or is_exact else amount]
 
     def _smaller_unit(self, chain: str, end: int) -> tuple[Fraction, int] | None:
         """What "30 min" adds to "2 h 30 min", in the larger unit, and the end of it."""
@@ -261,7 +275,8 @@ class _Reader:
             return None
         if join["to"] and " - " in join[0] and high > 50 * low > 0 and not unit:
             return None
-        if (low > high and not chain) or _CHANGED.search(self.before):
+        is_below = special_quantities.is_negative(plain, self.before, symbols(unit["chain"]) if unit else "", end)
+        if (low > high and not chain and not is_below) or _CHANGED.search(self.before):
             return self._two(low, high, chain, unit["chain"] if unit else "", join, end)
         return self._one_range(low, high, chain, unit["chain"] if unit else "", end)
 
@@ -276,6 +291,9 @@ class _Reader:
         return [first, other._kinded(high, high, last, end)]
 
     def _one_range(self, low: Fraction, high: Fraction, chain: str, last: str, end: int) -> list[Amount] | None:
+        is_in_brackets = not last and _VALUE_BEFORE.search(self.before)
+        if is_in_brackets and (behind := _BEHIND_BRACKET.match(self.plain, end)):
+            return [self._kinded(low, high, behind["chain"], behind.end())]
         amount = self._kinded(low, high, last, end)
         if chain and symbols(chain) != symbols(last):
             lower = self._kinded(low, low, chain, end)
@@ -283,6 +301,8 @@ class _Reader:
             if lower.unit != amount.unit and scale == 1:
                 return None
             amount = replace(amount, low=lower.low, high=amount.high * scale, unit=lower.unit)
+        if low.denominator > 1 < high.denominator:
+            amount = _as_value(amount)
         return None if chain and amount.low > amount.high else [amount]
 
     def _word_counts(self, word: str, end: int) -> bool:
@@ -339,6 +359,12 @@ class _Reader:
             unit = "°C" if 30 <= low <= 45 else "°F" if 90 <= low <= 110 else unit if unit == "degree" else ""
             return unit, end if unit else end - 1
         return unit, end
+
+
+def _as_value(amount: Amount) -> Amount:
+    """A bare number that is too exact for a count as a measure."""
+    is_count = amount.kind is QuantityKind.COUNT and not amount.unit
+    return replace(amount, kind=QuantityKind.MEASURE) if is_count else amount
 
 
 def _in_canonical(kind: QuantityKind, unit: str, low: Fraction, high: Fraction) -> tuple[str, Fraction, Fraction]:

@@ -18,7 +18,8 @@ _RANGE = rf"(?P<low>{NUMBER})(?:{_JOIN}(?P<high>{NUMBER}))?"
 
 _PERIODS = {
     "day": (
-        "24 hours|24 hrs|24 h|24h|days|day|daily|dly|nightly|nights|night|mornings|morning|evenings|evening|bedtime|d"
+        "24 hours|24 hrs|24 h|24h|24-hour period|24-hour cycle|24-hour day|days|day|daily|dly|nightly|nights"
+        "|night|mornings|morning|evenings|evening|bedtime|d"
     ),
     "week": "weekly|wkly|weeks|week|wk",
     "month": "monthly|mthly|months|month",
@@ -67,8 +68,15 @@ _WEEKLY_UNIT = {"hourly": "h", "hrly": "h", "hly": "h", "minutely": "min"} | {
     "weekly": "week", "monthly": "month", "yearly": "year", "daily": "day",
 }  # fmt: skip
 _PER_DAY = re.compile(r"(?:per|a) (?P<period>day|night|week|month)\b")
-_AMOUNT_OF = re.compile(r"\d ?[a-z]+(?: \([a-z]+\))? of (?:[a-z-]+ ){1,4}$")
+_AMOUNT_OF = re.compile(
+    r"(?:\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|once|twice|times?|half))\b[^.;:()\d]{0,40} $"
+)
+_NO_RATE_BEFORE = re.compile(
+    r"\b(?:for|in|on|within|after|before|once|is|was|be|such|of|had|have|what|over|at|every|to|or|and|by|than|as|with"
+    r"|until|take[ns]?|taking|half|hours?|minutes?|h|min|several times|few times|many times) $"
+)
 """Before a "per day" that stands apart from its amount: "1,000 mg of calcium a day"."""
+_POINT_AFTER = re.compile(r" (?:after|before|later|earlier|ago|or (?:two|so)|when|and a half|prior|off)\b")
 _ALONE = re.compile(
     r"(?:daily(?! (?:values?\b|living\b|life\b|lives\b|activit|routine|work|tasks|function|need))"
     r"|nightly|weekly|wkly|dly|mthly|fortnightly|monthly"
@@ -101,8 +109,7 @@ def frequency_at(plain: str, start: int, before: str) -> Amount | None:
     if plain[start] == "q" or plain.startswith(("each ", "every "), start):
         return _interval(plain, start, before) or _abbreviated(plain, start, before)
     if match := _PER_DAY.match(plain, start):
-        period = _PERIOD_OF[match["period"]]
-        return _rate(start, match.end(), Fraction(1), Fraction(1), period) if _AMOUNT_OF.search(before) else None
+        return _per_day(plain, match, before)
     if match := _ONCE_EVERY.match(plain, start):
         interval = _interval(plain, match.end())
         return _amount(start, interval.end, interval.low, interval.high, interval.unit) if interval else None
@@ -118,6 +125,15 @@ def frequency_at(plain: str, start: int, before: str) -> Amount | None:
     if match := _ALONE.match(plain, start):
         return _alone(start, match)
     return _abbreviated(plain, start, before) or _with_number(plain, start, before)
+
+
+def _per_day(plain: str, match: re.Match[str], before: str) -> Amount | None:
+    """ "10 mg selegiline per day", "eight 8-ounce glasses a day"; no "a day after the operation"."""
+    if plain[match.start()] == "a" and (_NO_RATE_BEFORE.search(before) or _POINT_AFTER.match(plain, match.end())):
+        return None
+    if not _AMOUNT_OF.search(before):
+        return None
+    return _rate(match.start(), match.end(), Fraction(1), Fraction(1), _PERIOD_OF[match["period"]])
 
 
 def times_alone(plain: str, start: int) -> tuple[int, int] | None:
@@ -207,6 +223,8 @@ def _rate_of(start: int, match: re.Match[str], period: str) -> Amount | None:
 
 
 def _rate(start: int, end: int, low: Fraction, high: Fraction, period: str) -> Amount:
+    if period == "min":  # of a pulse, not of a medicine
+        return Amount(QuantityKind.MEASURE, low, high, "/min", start, end)
     if period == "fortnight":
         return _amount(start, end, 2 / (high or Fraction(1)), 2 / (low or Fraction(1)), "week")
     return _amount(start, end, low, high, f"/{period}")

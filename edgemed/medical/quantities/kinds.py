@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from edgemed.medical.mentions import QuantityKind
+from edgemed.medical.quantities.found_values import is_found
 from edgemed.medical.quantities.numbers import joined
 from edgemed.medical.quantities.time_kinds import COMPARING, calendar_kind
 from edgemed.medical.quantities.units import CALENDAR
@@ -23,58 +24,12 @@ _AGE_WORD_BEFORE = re.compile(
     r"|\b(?:under|over)-|\bif (?:aged )?(?:under|over|below|above))[ (]*$"
 )
 _WEIGHT_CUE = re.compile(
-    r"\b(?:weigh(?:s|ed|ing|t|ts)?|wt|bodyweight|birth ?weight|bw|born|baby|newborn|infant|neonate|rats?|mice|mouse"
+    r"\b(?:rat|mouse|mice|animal|body) (?:size|weight)\b[^.;]{0,40}$|\b(?:weigh(?:s|ed|ing|t|ts)?|wt|bodyweight"
+    r"|birth ?weight|bw|born|baby|newborn|infant|neonate|rats?|mice|mouse"
     r"|rabbits?)\b[^.;]{0,16}$"
 )
 _CHANGE = re.compile(
     r"\b(?:los[ts]|losing|loss|gain(?:s|ed|ing)?|shed|dropped|lifts?|lifting|carry|carrying)\b[^.;]{0,24}$"
-)
-_LAB_UNIT = re.compile(
-    joined(
-        r"""^(?:g|mg|mcg|ng|pg|mmol|mcmol|nmol|pmol|mEq|IU|mIU|mOsm|cell|copy|)/(?:dL|L|mcL)$|^g/mL$|^(?:ng|pg|mIU|mcg|IU
-            |cell|copy)/mL$
-        |^(?:g|mg|mcg)/100 mL$|^mg/(?:g|mmol|mol)$|^mmol/mol$|^mOsm/kg$|^(?:mmHg|cmH2O|°C|°F|degree|%|kPa|kcal|cm|mm|m
-        |km|m2|cell|copy|lb|oz
-        |inch|foot|kg)(?:/|$)
-        |^(?:beat|breath)?/min$|m2$"""
-    )
-)
-_DOSED = re.compile(r"^(?:mg|mcg|g|IU|MIU|mmol|mEq|mL|drop)/m2|^L/min$|^mg/kg|^(?:mg|mcg|g|IU)/m2")
-_FLOW = re.compile(
-    r"\b(?:e?gfr|clearance|crcl|ccr|creatinine|filtration|kidney function|renal function|peak flow|pefr?|urine|output"
-    r"|clcr|cardiac output|co|ventilation|vo2|flow)\b[^.;]{0,40}$"
-)
-_OUTPUT = re.compile(
-    joined(
-        r"""\b(?:urine|urinary|uop|u/o|output|passed|drain(?:ed|age|s)?|blood loss|lost|loss|losing|bled|residual
-            |volume|stroke|aspirate[d]?
-        |capacity|pus|effusion|fluid removed|vomit(?:ed)?|bleeding|ebl|collected|haemorrhage|hemorrhage|excret(?:ed
-        |ion|es)|contain(?:s|ed|ing))
-        \b[^.;]{0,22}$"""
-    )
-)
-_OUTPUT_AFTER = re.compile(
-    r" (?:or more )?(?:of )?(?:[a-z]+ )?(?:urine|blood loss|pus|bleeding|drained|lost|clear fluid|albumin for"
-    r"|protein|fib(?:er|re)"
-    r"|fat|sugars?|carbo\w*|sodium(?! (?:chloride|bicarb|valpro))|lactose|gluten|calories|alcohol|milk|salt)\b"
-)
-_SOLUTION_AFTER = re.compile(
-    r" (?:w/v |aqueous |topical )?(?:solution|paint|cream|ointment|gel|lotion|eye|drops|shampoo|mouthwash"
-    r"|injection|spray"
-    r"|paste)\b"
-)
-_EXCRETED = re.compile(r"\b(?:urin(?:e|ary)|proteinuria|protein|excretion|albuminuria)\b[^.;,]{0,18}$")
-_BLOOD_VALUE = re.compile(r"\b(?:bun|urea|creatinine|bilirubin|protein|albumin|cholesterol|levels?)[ :=(]{1,3}$")
-_EATEN = re.compile(
-    r"\b(?:allowance|carbohydrates?|fib(?:er|re)|dietary|fat|protein|alcohol|sugars?|salt|calories|caffeine"
-    r"|sodium(?= (?:intake|to|\(salt|content|is|should|consumption))) "
-    r"(?:(?:intake|for|is|are|of|to|at|the|a|about|carbohydrates?|consumption|content|should|be|each|only"
-    r"|\(salt\)|no|more|less|than) ){0,6}$"
-)
-_EATEN_AFTER = re.compile(
-    r"(?: (?:of|cooked|raw|dried|fresh|low-fat|skim|whole))* (?:milk|juice|fruits?|vegetables|berries|beans|food|meat"
-    r"|cheese|yogh?urt|nuts|rice|pasta|bread|caffeine|cereal|coffee|tea|beer|wine|lactose|urine|table salt"
-    r"|carbohydrates?)\b"
 )
 _COUNT_CUE = re.compile(
     r"\b(?:miss(?:ed|es|ing)?|dispens(?:e|ed)|supply|supplied|left|forgot(?:ten)?|skipped|bottle of|pack of"
@@ -99,25 +54,30 @@ _MEASURED = re.compile(
         |pef|muac|egfr|gfr|crcl|fio2|paco2
         |pao2|pco2|po2|hco3|bicarbonate|bicarb|base excess|be|cholesterol|ldl|hdl|triglycerides|fh|scored|fhr
         |fundal height
-        |sfh|height|length|osmolality|phq-?9
-        |epds|audit|nyha|pain|vas|size|diameter|velocity|ef|ejection fraction|values?|r2|odds|hazard|rr|ci|mean
+        |sfh|height|length|aucs?|osmolality|phq-?9
+        |epds|audit|nyha|pain|vas|size|diameter|velocity|ef|ejection fraction|values?|r2|odds|hazard
+        |relative risk|rr|ci|mean
         |median|sd|age|fold|stages?
         |class|level|meld|qtc|qrs|uric acid|neutrophils?|eosinophils?|lymphocytes|amylase|lipase|ammonia|cortisol
         |d-dimer)
         (?:(?: (?:count|level|rate|was|is|of|now|at|to|today|score|value|up|down|only|still|still at|from|came back
         |came back at|reading|stable|running|fell to
         |rose to|remains|about|around|over|under|above|below|more than|less than|greater than|equal to|or|between
-        |on air|in air))| ?[:=<>≤≥~(-]| ,)* ?$"""
+        |on air|in air|in the range of|range of|ranging from|range))| ?[:=<>≤≥~()-]| ,)* ?$"""
     )
 )
 _SCORED_AFTER = re.compile(
     r"[ -]{0,3}(?:fold\b|times (?:the|more|less|higher|lower|greater|normal|as|upper|u\.?l\.?n)|sd\b"
-    r"|standard deviation|out of(?! \d+ (?:patients|subjects|cases|animals|rats|mice|eyes|infants|participants"
+    r"|standard deviation|m?hz\b|khz\b|k?da\b|k?daltons?\b|c?gy\b|rads?\b|mv\b|db\b|rpm\b|ppm\b|watts?\b|joules?\b"
+    r"|mets\b|gauge\b|out of(?! \d+ (?:patients|subjects|cases|animals|rats|mice|eyes|infants|participants"
     r"|volunteers))|point)"
 )
 _YEAR_BEFORE = re.compile(
     r"(?:\b(?:in|since|by|until|till|from|before|after|during|of|year|early|late|mid|between|and|to)|-|\(|,) ?$"
 )
+_CITED_BEFORE = re.compile(r"\b[a-z]{3,}\.? $|\"$")
+_CITED_AFTER = re.compile(r" ?[)\].;,:]| [a-z]+ (?:guidelines?|report|study|edition|census|survey)")
+"""Of "(Smith 1968)" and "2008 Guidelines"."""
 _DOSE_WORD = re.compile(r"\b(?:dose[ds]?|dosage|dosing|strength)(?: (?:of|is|was|to|at|:))* ?$")
 
 
@@ -129,6 +89,8 @@ def kind_of(unit: str, value: float, before: str, plain: str, end: int) -> Quant
         return calendar_kind(unit, value, before, plain, end)
     if unit.startswith(("/day", "/week", "/month", "/year")):
         return QuantityKind.FREQUENCY
+    if unit == "copy":
+        return QuantityKind.COUNT
     if unit == "kg":
         return QuantityKind.MEASURE if _CHANGE.search(before) else QuantityKind.WEIGHT
     if unit in ("g", "lb") and _WEIGHT_CUE.search(before) and not _CHANGE.search(before):
@@ -136,30 +98,17 @@ def kind_of(unit: str, value: float, before: str, plain: str, end: int) -> Quant
     is_counted = _COUNT_CUE.search(before) or _COUNT_AFTER.match(plain, end)
     if unit in ("tablet", "capsule", "dose", "vial", "ampoule", "sachet") and is_counted:
         return QuantityKind.COUNT
-    return QuantityKind.MEASURE if _is_measure(unit, before, plain, end) else QuantityKind.DOSE
+    return QuantityKind.MEASURE if is_found(unit, before, plain, end) else QuantityKind.DOSE
 
 
-def _is_measure(unit: str, before: str, plain: str, end: int) -> bool:
-    """Whether an amount of this unit is a value that was found and not one that is given."""
-    if unit in ("mL/min", "L/min", "mL/h", "mL/kg/h"):
-        return _FLOW.search(before) is not None
-    if "kcal" in unit or "1.73" in unit:
+def _is_year(before: str, plain: str, end: int) -> bool:
+    if _YEAR_BEFORE.search(before):
         return True
-    if unit == "%" and _SOLUTION_AFTER.match(plain, end):
-        return False
-    if _LAB_UNIT.search(unit) and not _DOSED.search(unit):
-        return True
-    if unit in ("mg/mL", "mcg/mL", "mg/mcL") and _BLOOD_VALUE.search(before):
-        return True
-    if unit in ("g", "mg", "g/day", "mg/day") and _EXCRETED.search(before):
-        return True
-    if unit.startswith(("cup", "g", "oz", "mg", "teaspoon", "tablespoon")) and (
-        _EATEN.search(before) or _EATEN_AFTER.match(plain, end)
-    ):
-        return True
-    if unit[:1] in "mLg" and _OUTPUT_AFTER.match(plain, end):
-        return True
-    return unit.startswith(("mL", "L")) and _OUTPUT.search(before) is not None
+    return (
+        plain[end - 5 : end - 4] in ('"', " ")
+        and _CITED_BEFORE.search(before) is not None
+        and bool(_CITED_AFTER.match(plain, end))
+    )
 
 
 def is_measured(before: str) -> bool:
@@ -172,6 +121,6 @@ def _bare_kind(value: float, before: str, plain: str, end: int) -> QuantityKind:
         return QuantityKind.AGE
     if _MEASURED.search(before) or _SCORED_AFTER.match(plain, end):
         return QuantityKind.MEASURE
-    if value == int(value) and 1900 <= value <= 2100 and _YEAR_BEFORE.search(before):
+    if value == int(value) and 1900 <= value <= 2100 and _is_year(before, plain, end):
         return QuantityKind.TIME
     return QuantityKind.DOSE if _DOSE_WORD.search(before) else QuantityKind.COUNT

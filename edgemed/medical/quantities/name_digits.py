@@ -13,13 +13,44 @@ _CITATION = re.compile(r"\d{1,5}(?: ?[,-] ?\d{1,5}){0,9} ?\]")
 _RAISED = re.compile(r"\d{1,2}(?:,\d{1,2}){0,4}(?=$| [a-z(])")
 _ITEM_BEFORE = re.compile(r"(?:^|\n|[.;:] )[ (]*$")
 _ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
+_ITEM_CLOSED = re.compile(r"\d{1,2} ?\)(?= [a-z])")
+_SHORT_NUMBER = re.compile(r"\d{1,3}[a-z]{0,2}(?![\w%/]|[.,:-]\d| ?[-/] ?\d| [.,] \d)")
+_NAME_WORD = re.compile(r"\b([a-z]{4,}(?:-like)?),? $")
+_NO_NAME = frozenset(
+    "about around over under above below than least most only between within until after before since during from "  # noqa: SIM905
+    "with without includes include contains contain having comprises exactly another other these those first last next "
+    "every that when have were them they into age ages aged score number total position figure some also such just "
+    "children adults patients people women days weeks months years hours following then take give and/or equals plus "
+    "among amongst dose doses level levels stage grade class year page room chance risk versus hour minute".split()
+)
+_HEADING = re.compile(
+    r"\b(?:symptoms|treatments?|outlook|inheritance|causes?|diagnos\w+) (?:for|of|related to) [^.?!]{3,150}$"
+)
+_SENTENCE_OVER = re.compile(r" ?[.?](?= |$)| ?$")
+_NAME_OVER = re.compile(
+    r" ?[,.);](?: |$)| ?\(| ?$| (?:is|are|was|were|has|genes?|protein|from|or|and|which|that|to|in|receptors?"
+    r"|subunit|deficiency"
+    r"|prevents?|can|may|also)\b"
+)
+_OF_GENES = re.compile(r"\b(?:genes?|proteins?|enzymes?|chromosomes?|mutations?|subunits?|syndromes?)\b")
 _ITEM_IN_BRACKETS = re.compile(r"\d ?\) [a-z]")
+_LETTERED_PHONE = re.compile(r"1-8\d\d-(?=[a-z])[a-z0-9-]+")
 _ORDINAL = re.compile(r"\d{1,4}(?:st|nd|rd|th)\b")
 _KARYOTYPE_OR_DIMENSION = re.compile(
     r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:gradient|images?|mri|ct|recon|view|map|data|echo|ultra|imag|struct"
     r"|model|scan|conform|print))"
 )
-_CODE = re.compile(r"\d{3,6}\b(?! [.,] \d| ?[%:/-])")
+_CODE = re.compile(r"\d{3,6}\b(?! [.,] \d| ?[%:/]|-| - \d)")
+_ISOTOPES = (
+    "3H 11C 13C 14C 13N 15N 15O 18O 18F 32P 33P 35S 36Cl 45Ca 51Cr 57Co 59Fe 67Ga 82Rb 86Rb 90Y 99mTc 99Tc 111In 123I "
+    "125I 127I 131I 133Xe 137Cs 153Sm 177Lu 201Tl"
+)
+_ISOTOPE_WRITTEN = re.compile(rf"(?:{_ISOTOPES.replace(' ', '|')})(?![a-z0-9])|3H ?\]")
+_LOCANT_WRITTEN = re.compile(r"\d{1,2} - (?:[A-Z]{2,}\d*|(?![MLFCGN])[A-Z])(?![\w])|\d{1,2} - \[")
+_SYNDROME_BEFORE = re.compile(
+    r"\((?!(?:GCS|ASA|NYHA|AUC|BMI|MMSE|WHO|ECOG|HR|OR|RR|CI|IQ|MELD|DAY|AGE|N) )[A-Z]{2,6} $"
+)
+_SYNDROME = re.compile(r"\d{1,2}[A-Z]?\)")
 _CODE_LETTERS = re.compile(
     r"(?<![A-Za-z])(?!(?:AT|IN|OF|TO|BY|FOR|AND|OR|WITH|THE|OVER|UNDER|ABOUT|FROM|WAS|DAY|IS) )[A-Z]{2,5} $"
 )
@@ -32,7 +63,7 @@ _GLUED_ALLOWED = frozenset(
         "under vs week wt x",
     )
 )
-_WORD_END = re.compile(r"\w{0,60}(?:[.,]\d{1,9}){0,4}(?:-\w{0,20}\d\w{0,20})?")
+_WORD_END = re.compile(r"\w{0,60}(?:[.,]\d{1,9}(?:[pq]\d{1,2})?){0,4}(?:-\w{0,20}\d\w{0,20})?")
 _UNIT_AFTER = re.compile(rf"{NUMBER}(?: ?- ?{NUMBER})?(?:[ -]| - )?(?P<unit>{CHAIN})")
 _TEMPERATURE = re.compile(r"(?:3[4-9]|4[0-2])\.\d")
 _NAMED_BEFORE = re.compile(
@@ -46,12 +77,18 @@ _NAMED_BEFORE = re.compile(
         |serotypes?
         |mucolipidosis|mucopolysaccharidosis|influenza|caspase|cyclin|receptor|paragraph|residues?|amino acid|question
         |clone|strain|cohort|dose levels?|at levels?
-        |box|annex)
-        (?: ?- ?| )?(?:\d+[a-z]? ?(?:and|or|,|to|through|-|/|&) ?){0,3}$"""
+        |box|annex|compounds?|patients? no\.|grants?)
+        (?: ?- ?| )?(?:\d+[a-z]? ?(?:and|or|,|to|through|vs ?\.?|versus|-|/|&) ?){0,3}$"""
     )
 )
+_TYPE_BEFORE = re.compile(r"\b(?:types?|subtypes?|stages?|groups?|chromosomes?) $")
+_SUBTYPE = re.compile(r"\d{1,2}[a-z](?![a-z0-9/])")
+"""Of "type 2L"."""
 _SPACED_NAME_BEFORE = re.compile(r"\b(?!(?:mg|ml|kg|mcg|years?|days?|weeks?|hours?|ph|p|n) )[a-z]+[0-9]* - $")
-_IN_BRACKETS_BEFORE = re.compile(r"\b(?:[a-z]{1,2}|cacl|mgcl|nacl|hco|spo|pco|fev|pge|cd|cyp) ?\( $")
+_IN_BRACKETS_BEFORE = re.compile(
+    r"\b(?:[a-z]{1,2}|alpha|beta|gamma|delta|kappa|mu|omega|[a-z]{1,4}o|cacl|mgcl|nacl|hco|spo|pco|fev|pge|cd"
+    r"|cyp) ?\( $"
+)
 _IN_BRACKETS = re.compile(r"\d{1,2} ?[+-]? \)")
 _SUFFIX = joined(
     r"""(?:fu|ht|ht\d[a-z]?|htp|hiaa|asa|mp|tg|cis|trans|fc|dht|ala|ohda|dopa|oh|hete|azt|lo|cox|beta|alpha|me|pbn|apb
@@ -63,6 +100,8 @@ _SUFFIX = joined(
 _CHEMICAL = re.compile(
     rf"5[ -]{{0,3}}fl[a-z]{{2,6}}uracil\b|\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*"
 )
+_HALF_LIFE = re.compile(r"1 ?/ ?2(?= ?\))")
+_HALF_LIFE_BEFORE = re.compile(r"\bt ?\( ?$")
 _EXPONENT = re.compile(r"[12](?= ?\))")
 _UNIT_BEFORE = re.compile(r"(?:^|[^a-z])(?:m?in|kg|hr?|days?|d|d?l|ml|g|mmol|s|m|cm|mm)\.? ?\( ?-? ?$")
 """Of a unit whose number is further off: "mL . min ( - 1 )"."""
@@ -78,10 +117,12 @@ _STRAIN_BEFORE = re.compile(r"\b[a-z]{1,4}\d{1,3}[a-z]{1,3} ?/ ?$")
 _DISEASE_BEFORE = re.compile(
     r"(?:ase|[a-z]osis|[a-z]asis|[a-z]{3}ia|pathy|trophy|trophies|plegia|atosis|[a-z]{3}oma|actinic|syndrome"
     r"|disease|deficiency"
-    r"|disorder|protein|short form|familial|autosomal dominant|autosomal recessive|x-linked) $"
+    r"|disorder|protein|short form|familial|dominant|recessive|hla ?- ?[a-z]{1,2}|autosomal dominant"
+    r"|autosomal recessive|x-linked) $"
 )
 _LAST_OF_NAME = re.compile(
-    r"\d{1,2}[a-z]?(?= ?[.?](?: |$)| ?$| ?\(| (?:is|are|was|gene|deficiency|syndrome|disease|have|has)\b)"
+    r"(?:\d{1,2}[a-z]?|\d{4})(?= ?,| these resources| ?[.?](?: (?!\d)|$)| ?$| ?\(| (?:is|are|was|gene|deficiency"
+    r"|syndrome|disease|have|has)\b)"
 )
 """Of a disease or an enzyme: "spinocerebellar ataxia 2"."""
 _LETTER_AFTER = re.compile(r"\d{1,9}(?:[.,]\d{1,9}){0,3}[a-z]")
@@ -92,7 +133,7 @@ _NOT_NAMES = re.compile(
 
 def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:
     """The name, ordinal, list numeral or citation whose first digits are at this place."""
-    if outside := _citation(plain, start, before) or _numeral(plain, start, before):
+    if outside := _citation(plain, start, before) or _numeral(plain, start, before) or _gene_or_disease(plain, start):
         return outside
     if part := _part_of_formula(plain, start, before, cut_in_words=cut_in_words):
         return part
@@ -114,13 +155,43 @@ def _citation(plain: str, start: int, before: str) -> Unread | None:
 
 def _numeral(plain: str, start: int, before: str) -> Unread | None:
     """A list numeral or an ordinal."""
+    if match := _LETTERED_PHONE.match(plain, start):
+        return Unread(start, match.end(), "a number to call that is written in letters")
     if match := _ORDINAL.match(plain, start):
         return Unread(start, match.end(), "an ordinal")
     if (match := _ITEM.match(plain, start)) and _ITEM_BEFORE.search(before):
         return Unread(start, match.end() - 1, "a list numeral")
+    if (match := _ITEM_CLOSED.match(plain, start)) and before.rfind("(") <= before.rfind(")"):
+        wanted = ("1 ) ", "2 ) ") if " )" in match[0] else ("1) ", "2) ")
+        if all(_holds_item(plain, item) for item in wanted):
+            return Unread(start, match.end(), "a list numeral")
     if before.endswith(("(", "( ")) and _ITEM_IN_BRACKETS.match(plain, start) and _is_enumerated(plain):
         return Unread(start, start + 1, "a list numeral")
     return None
+
+
+def _holds_item(plain: str, item: str) -> bool:
+    place = plain.find(f" {item}")
+    return place > 0 and plain[place - 1] not in "=<>(+-"
+
+
+def _gene_or_disease(plain: str, start: int) -> Unread | None:
+    """The number at the end of a name: "signs and symptoms for Dystonia 11", "a protein called connexin 26"."""
+    match = _SHORT_NUMBER.match(plain, start)
+    if match is None:
+        return None
+    before = plain[max(0, start - 160) : start]
+    word = _NAME_WORD.search(before)
+    if word is None or word[1] in _NO_NAME or word[1].endswith(("ly", "ing", "ed")):
+        return None
+    is_last = _SENTENCE_OVER.match(plain, match.end()) and _HEADING.search(before)
+    is_gene = (
+        _NAME_OVER.match(plain, match.end())
+        and not word[1].endswith("s")
+        and not is_measured(before)
+        and _OF_GENES.search(before + plain[start : start + 100])
+    )
+    return Unread(start, match.end(), "digits inside a name") if is_last or is_gene else None
 
 
 def _part_of_formula(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unread | None:
@@ -133,6 +204,8 @@ def _part_of_formula(plain: str, start: int, before: str, *, cut_in_words: bool)
         return Unread(start, match.end(), "digits inside a unit")
     if before.endswith(("[ ( ", "[(")) and (match := _ISOTOPE.match(plain, start)):
         return Unread(start, match.end(), "digits inside a name")
+    if before.endswith(("(", "( ")) and (match := _HALF_LIFE.match(plain, start)) and _HALF_LIFE_BEFORE.search(before):
+        return Unread(start, match.end(), "digits inside a name")
     if match := _KARYOTYPE_OR_DIMENSION.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
     if before.endswith(("q", "p")) and _BAND_BEFORE.search(before) and (match := _BAND.match(plain, start)):
@@ -144,6 +217,21 @@ def _part_of_formula(plain: str, start: int, before: str, *, cut_in_words: bool)
     if match := _CHEMICAL.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
     return None
+
+
+def written_at(plain: str, start: int, before: str, written: str, *, cut_in_words: bool) -> Unread | None:
+    """What only capitals tell from a quantity: isotopes ("133Xe"), "5 - MDOT", "(MEN 1)"; codes as in `code_at`."""
+    if not written:
+        return None
+    if match := _ISOTOPE_WRITTEN.match(written, start):
+        return Unread(start, match.end(), "digits inside a name")
+    if _SYNDROME.match(written, start) and _SYNDROME_BEFORE.search(written, max(0, start - 9), start):
+        return Unread(start, start + 1, "digits inside a name")
+    if not cut_in_words:
+        return None
+    if match := _LOCANT_WRITTEN.match(written, start):
+        return Unread(start, match.end(), "digits inside a name")
+    return code_at(plain, start, before, written)
 
 
 def code_at(plain: str, start: int, before: str, written: str) -> Unread | None:
@@ -185,7 +273,9 @@ def _may_precede(word: str, plain: str, start: int) -> bool:
 
 
 def _named(plain: str, start: int, before: str) -> Unread | None:
-    if before[-1:] not in (" ", "-", "/", ",") or not _NAMED_BEFORE.search(before) or _UNIT_AFTER.match(plain, start):
+    if before[-1:] not in (" ", "-", "/", ",") or not _NAMED_BEFORE.search(before):
+        return None
+    if _UNIT_AFTER.match(plain, start) and not (_TYPE_BEFORE.search(before) and _SUBTYPE.match(plain, start)):
         return None
     return _word(plain, start, start)
 

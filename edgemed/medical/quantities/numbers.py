@@ -56,7 +56,8 @@ WORD_NUMBER = joined(
 _FRACTION = r"(?:1/(?:[2-8]|10)|2/[35]|3/[458])(?![\d/])"
 _POWER = joined(
     r""" ?x ?10 ?(?:(?:\^|\*\*?) ?\d{1,2}
-    |\( ?\d{1,2} ?\)
+    |\( ?(?:- ?)?\d{1,2} ?\)
+    |\^ ?- ?\d{1,2}
     |e\d{1,2}
     |[⁰¹²³⁴⁵⁶⁷⁸⁹]+
     | ?(?:9|12|[36])(?= ?/))"""
@@ -69,12 +70,13 @@ DIGIT_NUMBER = joined(
     |\d{{1,3}}(?: \d{{3}}){{2,8}}(?!\d)
     |\d{{1,3}}(?: 000){{1,4}}(?!\d)
     |[1-9]\d{{0,2}}(?: , \d{{3}}){{1,4}}(?!\d)(?! ,| (?:and|or|to) \d)(?! ?[mµ][gl]\b)
+    |[1-9]\d{{1,2}} \d{{3}}(?= ?(?:\+ ?/ ?-|±)| (?:patient|person|on\b|cases|people|participants|women|men\b|subjects))
     |\d{{1,3}} , 000(?!\d)
     |[1-9] , \d{{3}}(?= ?(?:mg|ml|mcg|iu|units|g)\b)
     |\d+(?:[ -]| and ){_FRACTION}
     |{_FRACTION}
     |\d* ?[{VULGAR}]
-    |10(?:\^ ?\d{{1,2}}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)
+    |10(?:\^ ?-? ?\d{{1,2}}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+| ?\( ?- ?\d{{1,2}} ?\)| ?- ?(?:[3-9]|1[0-2])(?= ?m\b(?! ?/)))
     |\d+[.,\u00b7]\d+
     |\d+ \. \d+(?! \. \d)
     |\d+
@@ -89,8 +91,8 @@ DIGIT_NUMBER = joined(
 NUMBER = rf"(?:{DIGIT_NUMBER}|{WORD_NUMBER})"
 
 _TAIL = re.compile(r"(?P<number>.*?) and (?:an? |one[ -])?(?P<part>half|quarter|third|1/[2-4])$", re.DOTALL)
-_POWER_TAIL = re.compile(r" ?x ?10 ?(?:\^|\*\*?|e|\( ?| )? ?(\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)(?: ?\))?$")
-_POWER_OF_TEN = re.compile(r"10(?:\^ ?)?((?<=[\^ ])\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_POWER_TAIL = re.compile(r" ?x ?10 ?(?:\^|\*\*?|e|\( ?| )? ?(-? ?\d{1,2}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)(?: ?\))?$")
+_POWER_OF_TEN = re.compile(r"10(?:\^ ?\d{1,2}|(?:\^| ?\()? ?- ?\d{1,2}(?: ?\))?|[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}")
 
 
@@ -106,11 +108,15 @@ def value_of(text: str) -> Fraction | None:
         return _of_words(text)
     scale = Fraction(1)
     if power := _POWER_TAIL.search(text):
-        exponent = int(power[1].translate(_SUPERSCRIPTS))
-        if exponent > MAX_DIGITS:
+        exponent = _exponent(power[1])
+        if abs(exponent) > MAX_DIGITS:
             return None
-        scale, text = Fraction(10**exponent), text[: power.start()]
+        scale, text = Fraction(10) ** exponent, text[: power.start()]
     return _of_digits(text, scale)
+
+
+def _exponent(text: str) -> int:
+    return int(text.replace(" ", "").translate(_SUPERSCRIPTS))
 
 
 def _of_digits(text: str, scale: Fraction) -> Fraction | None:
@@ -119,9 +125,9 @@ def _of_digits(text: str, scale: Fraction) -> Fraction | None:
     while text[-1].isalpha():
         word = re.split(rf"[ \d{VULGAR}⁰¹²³⁴⁵⁶⁷⁸⁹]", text)[-1]
         text, scale = text.removesuffix(word).rstrip(), scale * _SCALES[word.removesuffix("s")]
-    if power := _POWER_OF_TEN.fullmatch(text):
-        exponent = int(power[1].translate(_SUPERSCRIPTS))
-        return 10**exponent * scale if exponent <= MAX_DIGITS else None
+    if _POWER_OF_TEN.fullmatch(text):
+        exponent = _exponent(text.removeprefix("10").strip(" ^()"))
+        return Fraction(10) ** exponent * scale if abs(exponent) <= MAX_DIGITS else None
     if text[-1] in _VULGAR:
         text = f"{text[:-1].rstrip()} {_VULGAR[text[-1]]}"
     if "/" in text:

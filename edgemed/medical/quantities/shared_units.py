@@ -9,16 +9,26 @@ from fractions import Fraction
 from edgemed.medical.mentions import QuantityKind
 from edgemed.medical.quantities.amounts import Amount
 from edgemed.medical.quantities.comparators import BEFORE
+from edgemed.medical.quantities.found_values import is_found
 from edgemed.medical.quantities.kinds import kind_of
 from edgemed.medical.quantities.numbers import NUMBER, value_of
 from edgemed.medical.quantities.units import FORMS
 
-_LIST = re.compile(r" ?[,;/-]? ?(?:(?:and then|and|or|then|plus|vs\.?|versus|to|&) )?")
+_LIST = re.compile(r" ?[,;/-]? ?(?:(?:and then|and|or|then|plus|vs ?\.?|versus|to|&) )?")
 _COMMA = re.compile(r", ?| , | ?; ?|-")
 _DAY_LIST = re.compile(r" ?[,/]? ?(?:(?:and|or|&) )?")
+_MORE_DAYS = re.compile(
+    r"(?: ,|,) (?:or |and )?\d{1,3} (?:and|or) \d{1,3}\b(?! ?[a-z%])|(?: ,|,) (?:or "
+    r"|and )?\d{1,3} ?- ?\d{1,3}\b(?! ?[a-z%])"
+)
+_AGES_BEFORE = re.compile(r"\bage[sd](?: of| \d+,?){0,3} $")
+_COUNTED_AFTER = re.compile(r" ?-? ?[a-z]+s\b|[.,]\d")
 _BY = re.compile(r" ?(?:x|by) ?")
 _LENDERS = (QuantityKind.DOSE, QuantityKind.AGE, QuantityKind.DURATION, QuantityKind.TIME, QuantityKind.WEIGHT)
 _LENT_MEASURES = re.compile(r"%|/|°|mm|kcal|mmHg|kPa")
+_ASIDE = re.compile(r" ?(?:\(|[;,]) ?(?:(?:range|mean|median)[ :,]*)?(?<! , )(?<!; )")
+_CLOCKED = ("min", "day", "month")
+_TIME_LINK = re.compile(r" ?(?:\([^()]{1,30}\) ?)?(?:,|and|or|, and|, or|,and) ")
 _WRITTEN = {"min": "h"}
 MOST_FORMS = 10
 """More tablets, drops or puffs are not listed before a comma: such a number is a strength."""
@@ -27,6 +37,8 @@ MOST_FORMS = 10
 def with_shared_units(plain: str, found: list[Amount]) -> list[Amount]:
     """The amounts in order, each bare number of a list with the unit of the neighbour that has one."""
     _share_numbered_days(plain, found)
+    _share_kinds(plain, found)
+    _share_ages(plain, found)
     place = len(found) - 1
     while place > 0:
         first = place
@@ -35,8 +47,33 @@ def with_shared_units(plain: str, found: list[Amount]) -> list[Amount]:
             first -= 1
         if first < place and found[place].kind in (QuantityKind.DURATION, QuantityKind.TIME):
             _give_kind(plain, found, first, place)
+        elif first < place and found[place].kind is QuantityKind.DOSE:
+            _give_measure(plain, found, first, place)
         place = first - 1 if first < place else place - 1
+    _share_times(plain, found)
     return found
+
+
+def _share_kinds(plain: str, found: list[Amount]) -> None:
+    """ "3.2 g/dL (0.2 to 12)", "40.3 (32.2-62.0) mg/day": what stands in brackets behind a value is one as well."""
+    for place in range(1, len(found)):
+        left, right = found[place - 1], found[place]
+        if left.kind is QuantityKind.MEASURE and _ASIDE.fullmatch(plain, left.end, right.start):
+            same = right.unit == left.unit or (
+                not right.unit and right.kind is QuantityKind.COUNT and right.low < right.high
+            )
+            found[place] = replace(right, kind=left.kind) if same else right
+
+
+def _share_ages(plain: str, found: list[Amount]) -> None:
+    """ "ages 12 and 16", "aged 3, 5 and 9"."""
+    for place in range(1, len(found)):
+        left, right = found[place - 1], found[place]
+        is_age = left.kind is QuantityKind.AGE and _AGES_BEFORE.search(plain, max(0, left.start - 30), left.start)
+        is_bare = right.kind is QuantityKind.COUNT and not right.unit and not _COUNTED_AFTER.match(plain, right.end)
+        is_listed = plain[left.end - 1].isdigit() and _DAY_LIST.fullmatch(plain, left.end, right.start)
+        if is_age and is_bare and is_listed:
+            found[place] = replace(right, kind=left.kind, unit="month", low=right.low * 12, high=right.high * 12)
 
 
 def _share_numbered_days(plain: str, found: list[Amount]) -> None:
@@ -48,7 +85,7 @@ def _share_numbered_days(plain: str, found: list[Amount]) -> None:
         is_listed = not closed and _is_numbered_day(plain, left) and _is_bare(plain, right)
         if is_listed and between.strip(" ") and _DAY_LIST.fullmatch(between):
             found[place] = _lent(right, left, _factor(plain, left))
-            closed = between.endswith(("and ", "or ", "& "))
+            closed = between.endswith(("and ", "or ", "& ")) and not _MORE_DAYS.match(plain, right.end)
         else:
             closed = False
 
@@ -87,6 +124,27 @@ def _give_kind(plain: str, found: list[Amount], first: int, last: int) -> None:
     kind = kind_of(unit, 0, plain[max(0, start - BEFORE) : start], plain, found[last].end)
     for place in range(first, last + 1):
         found[place] = replace(found[place], kind=kind)
+
+
+def _give_measure(plain: str, found: list[Amount], first: int, last: int) -> None:
+    """ "albuminuria (617 vs. 570 mg/day)": the word stands before the first number only."""
+    start = found[first].start
+    if is_found(found[last].unit, plain[max(0, start - BEFORE) : start], plain, found[last].end):
+        for place in range(first, last + 1):
+            found[place] = replace(found[place], kind=QuantityKind.MEASURE)
+
+
+def _share_times(plain: str, found: list[Amount]) -> None:
+    """ "at 0 h, 4 h and 8 h", "one hour or one day after": the neighbours of a time are times."""
+    for place in [*range(1, len(found)), *range(len(found) - 1, 0, -1)]:
+        left, right = found[place - 1], found[place]
+        if {left.kind, right.kind} != {QuantityKind.DURATION, QuantityKind.TIME}:
+            continue
+        if left.unit not in _CLOCKED or right.unit not in _CLOCKED:
+            continue
+        if _TIME_LINK.fullmatch(plain, left.end, right.start):
+            found[place - 1] = replace(left, kind=QuantityKind.TIME)
+            found[place] = replace(right, kind=QuantityKind.TIME)
 
 
 def _is_numbered_day(plain: str, amount: Amount) -> bool:

@@ -42,7 +42,9 @@ _RATIO = re.compile(
         rf"""(?P<one>\d+(?:\.\d+)?)(?: : |:(?: (?=1[0, ]*00))?)(?P<two>\d{{1,3}}(?:[, ]\d{{3}})+|\d+)(?![\d:])
         |(?P<first>{NUMBER})(?: in (?:every )?| out of (?:every |each )?(?:the )?)
         (?P<second>{NUMBER})(?! ?(?:{CHAIN}|hours|days|weeks|months|years|(?:days|of) ))(?=\W|$)(?!-)
-        |(?P<cases>\d+(?:\.\d+)?) (?:per|in) (?P<people>1[, ]?0{{2,3}}(?:[, ]?000)?|1 ?million)\b"""
+        |(?P<cases>{NUMBER})(?: (?:per|in) (?:each )?| ?/ ?)(?P<people>10{{0,2}} ?, ?000(?: ?, ?000)?
+        |1[, ]?0{{2,3}}(?:[, ]?000)?
+        |(?:1|one|a) ?million|(?:a|one) hundred thousand)\b(?! ?(?:{CHAIN}))"""
     )
 )
 _SCORE = re.compile(r"(?P<one>\d{1,3}) ?/ ?(?P<two>\d{1,3})(?![\d/]|[.,]\d)")
@@ -74,9 +76,9 @@ _DECADES = re.compile(rf"(?P<low>{_DECADE})(?: (?:or|to|and|through) (?P<high>{_
 _AND_A_HALF = re.compile(r"an? (?P<unit>hour|day|week|month|year) and (?:a )?half\b")
 _NEGATIVE_BEFORE = re.compile(
     r"\b(?:z-?scores?|score|sd|excess|be|whz|waz|haz|wfh|wfa|wfl|temperature|at|of|is|below|than|to|was|under"
-    r") ?-$|[<>=:] ?-$"
+    r") ?-$|[<>=:,(] ?-$"
 )
-_SPACED_MINUS = re.compile(r"[\[(<>=:] ?- $|\[-$")
+_SPACED_MINUS = re.compile(r"[\[(<>=,] ?- $|\[-$|(?:^| )(?:and|to|versus|vs|or|by|of|was|were|is|than|minus) - $")
 _NEGATIVE_AFTER = re.compile(r" ?(?:sds?\b|s\.d\.?|z\b|z-?score|standard deviation)")
 
 

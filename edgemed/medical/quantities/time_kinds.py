@@ -51,19 +51,26 @@ _FOR_BEFORE = re.compile(
     )
 )
 _FOR_NOW = re.compile(
-    r"\b(?:for|survived?|lasting|lasted|lasts)(?: (?:more than|less than|at least|about|up to|over|only|another"
+    r"\b(?:for|wait(?:ed|ing)?|survived?|lasting|lasted|lasts)(?: (?:more than|less than|at least|about|up to"
+    r"|over|only|another"
     r"|a further))* ?$"
 )
 _COURSE_AFTER = re.compile(
     r"[ -]{1,3}(?:course|history|duration|treatment|infusion|regimen|period|therapy|of (?:treatment|therapy|fever"
     r"|diarrh|cough)"
-    r"|supply|trial|follow|survival|stay|study|urine|recall|cycle|half|long\b|interval)"
+    r"|supply|trial|follow|survival|stay|study|urine|recall|cycle|half|long\b|interval|off\b|rest\b|wash ?- ?out"
+    r"|washout"
+    r"|break\b|recovery)"
 )
+_INTERVALS = re.compile(r"[ -]{1,3}intervals\b")
 _TIME_AFTER = re.compile(
-    r" ?(?:ago|apart|later|earlier|after|before|prior|post|from now|since|of (?:birth|opening|starting|delivery))\b"
+    r"(?:,? (?:or|and|to) [\w.]+(?: - | |-)(?:h|hrs?|hours?|min|minutes?|days?|d|weeks?|wks?|months?|years?)\b)?"
+    r"(?: \([a-z . ]{1,16}\))? ?(?:ago|apart|later|earlier|after|before|following|prior|post|from now|since|of (?:birth"
+    r"|opening|starting|delivery))\b"
 )
 _TIME_BEFORE = re.compile(
-    r"\b(?:after|before|within|in|at|until|till|by|on|day|days|week|weeks|month|months|hour|hours|review|reviewed"
+    r"\b(?:after|before|within|in|at|until|till|by|on|(?<!the )following|day|days|week|weeks|month|months|hour"
+    r"|hours|review|reviewed"
     r"|again|f/u|fu|rtc|return"
     r"|d|at (?:about|around)|after (?:at least|up to|more than|less than|over)|in (?:about|another|a further"
     r"|the next|around)|after (?:about|another|the first)) ?$"
@@ -73,6 +80,8 @@ _SECONDS_OF = re.compile(
 )
 _MEAN_AGE = re.compile(r"\b(?:mean|median|average) age\b[^.;]*$|\bage(?: range)?(?: ?[;:(,])? ?(?:range )?$")
 _BABY_BEFORE = re.compile(r"\b(?:newborn|neonate|preterm|prem|premature|baby|primi\w*|g\d ?p\d)\b[^.;]{0,20}$")
+_WEIGHED_BEFORE = re.compile(r"[\d.] ?k?g(?: (?:body weight|in weight))? ?(?:,|and|;) $")
+"""Of "(30 - 35 g, 6 - 8 wk)"."""
 _YEARS_GROUP = re.compile(r"[ -](?:age )?groups?\b")
 _DOSE_FOR = re.compile(r"\d ?(?:mg|mcg|g|ml|tablets?|tabs?|puffs?|drops?) for $")
 _GIVEN_IN = re.compile(
@@ -86,6 +95,13 @@ _VACCINE_AT = re.compile(
 
 
 def calendar_kind(unit: str, value: float, before: str, plain: str, end: int) -> QuantityKind:
+    """An age, a duration, a time, a measured interval of seconds, or "1-minute intervals"."""
+    if _INTERVALS.match(plain, end):
+        return QuantityKind.FREQUENCY
+    return _time_kind(unit, value, before, plain, end)
+
+
+def _time_kind(unit: str, value: float, before: str, plain: str, end: int) -> QuantityKind:
     short = unit in ("h", "min", "s")
     if unit == "s" and _SECONDS_OF.search(before):
         return QuantityKind.MEASURE
@@ -119,6 +135,8 @@ def _is_age_in_context(unit: str, value: float, before: str, plain: str, end: in
     if unit in ("h", "min", "s"):
         return False
     if _MEAN_AGE.search(before):
+        return True
+    if _WEIGHED_BEFORE.search(before):
         return True
     if unit == "week" and 20 <= value <= 44 and _BABY_BEFORE.search(before):
         return True

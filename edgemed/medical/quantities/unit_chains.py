@@ -15,8 +15,8 @@ def _any_of(symbols: frozenset[str] | set[str]) -> str:
 
 
 _END = r"(?![a-z0-9µ²³])"
-_DIVISORS = {*CALENDAR, "kg", "g", "m2", "mL", "dL", "L", "mcL", "dose", "tablet", "puff", "kcal", "mmol", "mol"}
-_NUMBERED = {"mL", "mcL", "dL", "L", "h", "day", "kg", "m2", "kcal", "tablet", "dose", "puff", "capsule", "g"}
+_DIVISORS = {*CALENDAR, "kg", "g", "m2", "mL", "dL", "L", "mcL", "nL", "dose", "tablet", "puff", "kcal", "mmol", "mol"}
+_NUMBERED = {"mL", "mcL", "nL", "dL", "L", "h", "day", "kg", "m2", "kcal", "tablet", "dose", "puff", "capsule", "g"}
 
 CALENDAR_UNIT = _any_of(set(CALENDAR)) + _END
 UNIT = _any_of(set(SPELLINGS)) + _END
@@ -27,7 +27,7 @@ _BODY = r"(?: ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weig
 _SALT = r"(?: (?:of )?(?!per\b)[a-z]{2,14}(?= ?/ ?kg\b))?"
 _PER = joined(
     rf"""(?:
-    (?: ?/ ?| ?\. ?/ ?| per | per|/each )(?:{_NUMBERED_DIVISOR}|{_ONE_DAY}(?: period)?|{_DIVISOR}){_BODY}
+    (?: ?/ ?| ?\. ?/ ?| ?\. per | per | per|/each )(?:{_NUMBERED_DIVISOR}|{_ONE_DAY}(?: period)?|{_DIVISOR}){_BODY}
     | an? (?={_any_of({"day", "week", "month", "year", "h", "min"})}{_END}){_DIVISOR}
     | each (?=dose|day|night){_DIVISOR}
     |(?<!%)(?<!hg)(?<!°c)(?<!kg) (?:in|within|over a) (?:any |each |a )?{_ONE_DAY}
@@ -51,7 +51,8 @@ CHAIN = joined(
 """A unit or a chain of them."""
 
 _LINK = re.compile(
-    r" ?/each | ?\.? ?/ ?| per ?| an? | each | (?:in|within|over a) (?:any |each |a )?(?=24|twenty|one day|a day)| "
+    r" ?/each | ?\.? ?/ ?| ?\.? per ?| an? | each | (?:in|within|over a) (?:any |each |a )?(?=24|twenty|one day"
+    r"|a day)| "
 )
 _INVERSE = re.compile(
     r"(?P<unit>kg|min|hr?|day|d|ml|dl|l|g|mmol|s|m)(?: ?\( ?- ?[12] ?\)| ?\^? ?- ?[12](?!\d)|\u207b[¹²])"

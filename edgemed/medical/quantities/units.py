@@ -21,7 +21,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "ng": ("nanograms", "nanogram", "ng"),
     "kg": ("kilograms", "kilogram", "kilos", "kilo", "kgs", "kg"),
     "g": ("grams", "gram", "grammes", "gramme", "gms", "gm", "g"),
-    "IU": ("international units", "international unit", "i.u.", "iu", "units", "unit", "u"),
+    "IU": ("international units", "international unit", "i.u.", "ius", "iu's", "iu", "units", "unit", "u"),
     "MIU": ("miu", "mu", "mega units", "megaunits"),
     "mIU": ("milliunits",),
     "mEq": ("milliequivalents", "meq"),
@@ -35,6 +35,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
         *("microliters", "microlitres", "microliter", "microlitre", "µl", "ul", "mcl", "mul", "microl"),
         *("cubic millimeter", "cubic millimetre", "mm3", "mm³", "mm^3", "mm(3)", "mm ( 3 )", "cmm", "cu mm"),
     ),
+    "nL": ("nanoliters", "nanolitres", "nanoliter", "nanolitre", "nl"),
     "dL": ("deciliters", "decilitres", "deciliter", "decilitre", "dl"),
     "L": ("liters", "litres", "liter", "litre", "l"),
     "tablet": ("tablets", "tablet", "tabs", "tab", "pills", "pill", "caplets", "caplet", "tbl"),
@@ -111,7 +112,7 @@ FORMS = frozenset(
 
 _CANONICAL = (
     {"mg": "mg", "mcg": "mg", "ng": "mg", "pg": "mg", "g": "mg", "kg": "mg"}
-    | {"mL": "mL", "mcL": "mL", "dL": "mL", "L": "mL"}
+    | {"mL": "mL", "nL": "mL", "mcL": "mL", "dL": "mL", "L": "mL"}
     | {"mmol": "mmol", "mcmol": "mmol", "nmol": "mmol", "pmol": "mmol", "mol": "mmol"}
     | {"IU": "IU", "MIU": "IU", "mIU": "IU", "cm": "mm", "m": "mm", "km": "mm"}
     | {"h": "min", "s": "min", "min": "min", "week": "day", "day": "day", "year": "month", "month": "month"}
