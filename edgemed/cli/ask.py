@@ -160,7 +160,10 @@ def _request(engine: Engine, case: Consultation, asked: ChatRequest, options: Se
 
 
 def _say_before(case: Consultation, options: ServeOptions, console: Console) -> None:
-    """On stderr, before the first word: danger signs, notes on words, notices."""
+    """On stderr, before the first word: danger signs, notes on words, the asker's doubtful numbers, notices."""
+    from edgemed.demo.supported import checked_facts
+    from edgemed.serve.consultation import contradicted
+
     kind = case.classification
     if kind.danger:
         found = ", ".join(sign.words for sign in kind.danger)
@@ -171,6 +174,8 @@ def _say_before(case: Consultation, options: ServeOptions, console: Console) -> 
         means = " or ".join(note.meanings)
         said = f"can mean {means}: write it out" if note.ambiguous else f"stands for {means}"
         console.note(f"Note: {note.surface!r} {said}." + (f" Careful: {note.warning}." if note.warning else ""))
+    for number in contradicted(case.conversation.question, checked_facts(case.conversation.question)):
+        console.note(f"Your {number.text!r} is not what {number.source} says: {number.source_says}.")
     for notice in (options.notice, options.demo_notice):
         if notice:
             console.note(notice)

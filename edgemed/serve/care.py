@@ -17,7 +17,7 @@ from edgemed.medical.guard import Source, Verdict, check_numbers
 from edgemed.medical.language import DEFAULT_LANGUAGE, languages
 from edgemed.medical.prompts import templates_digest
 from edgemed.serve.cache_privacy import private_reason, words_of_language
-from edgemed.serve.consultation import Consultation, consult, verdicts
+from edgemed.serve.consultation import Consultation, consult, contradicted, number_fields, verdicts
 from edgemed.serve.journal import Journal, JournalEntry, now
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.recall import Recall, Recalled
@@ -103,7 +103,10 @@ class Care:
         began = time.monotonic()
         case = consult(request, conversation, self._options)
         recalled = self.recall.find(case, request)
-        return Course(request, case, recalled, began, medical=case.opening(recalled.answer))
+        question = conversation.question
+        asked = contradicted(question, (*self._facts(question), *case.sources))
+        medical = case.opening(recalled.answer) | {"asked_numbers": [number_fields(number) for number in asked]}
+        return Course(request, case, recalled, began, medical=medical)
 
     def check(self, course: Course, done: DoneEvent) -> None:
         """The guard's verdicts on the ended answer, into `course.medical`."""

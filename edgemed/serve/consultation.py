@@ -5,6 +5,7 @@ Pure functions of text, some milliseconds; the chat route runs them off its even
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgemed.core.errors import UsageError
 from edgemed.medical.calculators import CalculatorResult, calculate
 from edgemed.medical.category import Classification, classify
-from edgemed.medical.guard import CitedText, GuardResult, Source
+from edgemed.medical.guard import CheckedNumber, CitedText, GuardResult, Source, Verdict, check_numbers
 from edgemed.medical.language import DEFAULT_LANGUAGE, Category, languages
 from edgemed.medical.pace import Pace, pace_of
 from edgemed.medical.terminology import TermNote, term_notes
@@ -82,18 +83,25 @@ def consult(request: ChatRequest, conversation: Conversation, options: ServeOpti
 
 def verdicts(result: GuardResult) -> dict[str, Any]:
     """The part of the `medical` object that is known when the answer has ended."""
-    numbers = [
-        {
-            "text": number.text,
-            "start": number.first,
-            "end": number.last,
-            "verdict": number.verdict.value,
-            "source": number.source,
-            "source_says": number.source_says,
-        }
-        for number in result.numbers
-    ]
-    return {"numbers": numbers, "numbers_summary": result.summary}
+    return {"numbers": [number_fields(number) for number in result.numbers], "numbers_summary": result.summary}
+
+
+def contradicted(question: str, sources: Sequence[Source]) -> tuple[CheckedNumber, ...]:
+    """Numbers of a question that a source gives otherwise: "is 500 mg/kg ok?" An answer may agree without a number."""
+    numbers = check_numbers(question, "", sources).numbers
+    return tuple(number for number in numbers if number.verdict is Verdict.CONTRADICTS_SOURCE)
+
+
+def number_fields(number: CheckedNumber) -> dict[str, Any]:
+    """A checked number as the interface gives it; places in code points."""
+    return {
+        "text": number.text,
+        "start": number.first,
+        "end": number.last,
+        "verdict": number.verdict.value,
+        "source": number.source,
+        "source_says": number.source_says,
+    }
 
 
 def _pace(kind: Classification, options: ServeOptions) -> Pace:

@@ -102,6 +102,13 @@ def test_notes_on_words_and_unsupported_numbers_are_on_stderr(
     assert "Check '15 mg/kg'" in err
 
 
+def test_the_askers_own_doubtful_dose_is_told_on_stderr(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    command.ask("Is 500 mg/kg of paracetamol ok for a child?")
+    err = capsys.readouterr().err
+    assert "Your '500 mg/kg' is not what " in err
+    assert "15 mg/kg" in err
+
+
 def test_ask_and_the_server_ask_the_engine_for_the_same(engine: FakeEngine) -> None:
     question = "What are the likely causes of a chronic cough?"
     command.ask(question)

@@ -96,7 +96,7 @@ def test_each_number_of_the_finished_answer_has_its_verdict_in_word_and_icon(bro
         assert text_of_answer(browser) == answer
         assert browser.run(MARKS) == [
             ["15 mg/kg every 6 hours", "from source", 1],
-            ["12 kg", "your number, not checked", 1],
+            ["12 kg", "your number, no source", 1],
             ["7 mL", "no source: check", 1],
         ]
         told = "2 from source" in browser.text(".summary") and "1 without a source" in browser.text(".summary")
@@ -146,6 +146,16 @@ def test_number_that_contradicts_its_source_is_warned_of_above_the_answer(browse
         assert browser.role_and_name(".danger")[0] == "alert"
         assert browser.run(MARKS)[0] == ["40 mg/kg", "contradicts source", 1]
         assert "1 contradicting" in browser.run("return document.getElementById('status').textContent")
+
+
+def test_a_dose_of_the_askers_own_without_support_is_told_above_the_answer(browser: Browser) -> None:
+    with page(browser, "Yes, that is fine.", facts=checked_facts):
+        ask(browser, "Is 500 mg/kg of paracetamol ok for a child?")
+        answered(browser)
+        told = browser.text(".asked-numbers")
+        assert "Your 500\u00a0mg/kg is not what a checked source says" in told
+        assert "15\u00a0mg/kg" in told
+        assert "World Health Organization" in told
 
 
 def test_places_of_numbers_count_code_points(browser: Browser) -> None:

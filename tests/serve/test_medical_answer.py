@@ -150,6 +150,16 @@ def test_a_wrong_dose_contradicts_its_source_and_is_not_kept() -> None:
         assert medical(server.chat(QUESTION))["cached"] is None
 
 
+def test_a_dose_of_the_askers_own_that_a_source_gives_otherwise_is_told_before_the_answer() -> None:
+    with serving(FakeEngine("Yes, that is fine."), facts=checked_facts) as server:
+        question = "Is 500 mg/kg of paracetamol ok for a child with fever?"
+        first = streamed(server, question)[0]["medical"]["asked_numbers"]
+        assert [(number["text"], number["verdict"]) for number in first] == [("500 mg/kg", "contradicts_source")]
+        assert "15 mg/kg" in first[0]["source_says"]
+        assert question[first[0]["start"] : first[0]["end"]] == "500 mg/kg"
+        assert medical(server.chat("Is 15 mg/kg of paracetamol ok for a child of 12 kg?"))["asked_numbers"] == []
+
+
 def test_a_calculation_supports_its_result_for_this_question_alone() -> None:
     engine = FakeEngine("Give 180 mg.")
     asked = {"name": "weight_based_dose", "inputs": {"weight_kg": 12, "dose_mg_per_kg": 15, "basis": "per dose"}}

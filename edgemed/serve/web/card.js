@@ -1,7 +1,7 @@
 // One question with its answer on the page.
 
 import { button, element, withUnitsKept } from "./dom.js";
-import { NOT_CHECKED, dangerBanner, kindLine, noteList, savedLine } from "./medical.js";
+import { NOT_CHECKED, askedNumbers, dangerBanner, kindLine, noteList, savedLine } from "./medical.js";
 import { contradictions, markedAnswer, summary } from "./numbers.js";
 
 export const UNCHECKED_NUMBERS = "The numbers in this answer were not checked.";
@@ -33,6 +33,7 @@ export class Card {
     if (!medical.danger_checked) this.about.append(element("p", "unchecked", NOT_CHECKED));
     if (medical.notes.length) this.about.append(noteList(medical.notes));
     if (medical.danger_signs.length) this.alerts.append(dangerBanner(medical.danger_signs));
+    if (medical.asked_numbers.length) this.alerts.append(askedNumbers(medical.asked_numbers));
     if (medical.cached) this.alerts.append(savedLine(medical.cached, again));
   }
   write(text) {

@@ -1,6 +1,6 @@
 // What the medical layer says of a question: danger signs, kind, notes on words, a saved answer.
 
-import { button, duration, element, icon, listed } from "./dom.js";
+import { button, duration, element, icon, listed, withUnitsKept } from "./dom.js";
 
 // On unseen sentences the word lists missed about one danger in ten: their silence must not reassure anybody.
 export const NONE_FOUND = "No danger sign found; the word lists can miss some, so look for yourself.";
@@ -57,6 +57,18 @@ function noteItem(note) {
   const meaning = `: ${note.meanings.join(", ")}`;
   if (!note.warning) return element("li", "", surface, meaning);
   return element("li", "care", icon("warning"), surface, `${meaning}. Careful: ${note.warning}.`);
+}
+
+// Numbers of the question that a checked source gives otherwise: the answer may take them over without a word.
+export function askedNumbers(numbers) {
+  const box = element("div", "asked-numbers care");
+  box.setAttribute("role", "alert");
+  for (const number of numbers) {
+    const said = number.source_says ? ` It says: ${withUnitsKept(number.source_says)}.` : "";
+    box.append(element("p", "", icon("warning"), "Your ", element("b", "", withUnitsKept(number.text)),
+      ` is not what a checked source says.${said} `, element("span", "origin", `Source: ${number.source}`)));
+  }
+  return box;
 }
 
 export function savedLine(cached, again) {

@@ -5,7 +5,7 @@ import { element, icon, listed, newId, withUnitsKept } from "./dom.js";
 const VERDICTS = {
   contradicts_source: { icon: "warning", tag: "contradicts source", count: "contradicting the source" },
   unsupported: { icon: "question", tag: "no source: check", count: "without a source (check)" },
-  repeated_from_question: { icon: "back", tag: "your number, not checked", count: "from your question (not checked)" },
+  repeated_from_question: { icon: "back", tag: "your number, no source", count: "from your question (no source)" },
   from_source: { icon: "check", tag: "from source", count: "from source" },
 };
 
@@ -89,7 +89,9 @@ function explained({ verdict, source, says }) {
   const said = says.join("; ");
   if (verdict === "from_source") return `From source: ${source}.${said ? ` It says: ${said}.` : ""}`;
   if (verdict === "contradicts_source") return `Contradicts its source: ${source}.${said ? ` It says: ${said}.` : ""}`;
-  if (verdict === "repeated_from_question") return "Your number, repeated from the question. It was not checked.";
+  if (verdict === "repeated_from_question") {
+    return "Your number, repeated from the question. No source supports it: check it before you use it.";
+  }
   return "No source for this number: check it before you use it.";
 }
 
