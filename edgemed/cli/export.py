@@ -50,6 +50,7 @@ def rows_of(report: ExportReport) -> list[tuple[str, str]]:
     """The report as rows for people."""
     rows = [
         ("file", str(report.output)),
+        ("recipe", report.recipe),
         (
             "size",
             f"{format_bytes(report.file_bytes)} in {report.n_tensors} tensors, "

@@ -88,7 +88,7 @@ def _verify(plan: ExportPlan, part: Path, progress: Progress) -> tuple[TokenChec
     with progress.task("Comparing token ids", 1) as task:
         tokens = verify_tokens(part, plan.checkpoint.folder, plan.tokenizer)
         task.advance()
-    return tokens, verify_logits(part, plan.checkpoint, plan.matrix_types, plan.conversion.exact_tokens, progress)
+    return tokens, verify_logits(part, plan.checkpoint, plan.conversion, plan.matrix_types, progress)
 
 
 def _check_spec(plan: ExportPlan, part: Path) -> None:

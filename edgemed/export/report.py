@@ -30,34 +30,43 @@ class TokenCheck(Record):
     """Strings that were brought to Unicode NFC first, as the original does and the engine does not."""
 
 
+class WeightError(Record):
+    """How far a tensor is from its parent's."""
+
+    tensor: str
+    """As the checkpoint names it."""
+    error: float
+    """Root of the summed squares of the differences, by that of the weights."""
+
+
 class LogitCheck(Record):
-    """Next-token logits of the exported file in the engine against the float32 parent's."""
+    """Next-token logits of the exported file in the engine against a float32 reference's."""
 
     available: Literal[True] = True
+    reference: Literal["parent", "rounded parent"] = "parent"
+    """The parent itself; or, where weights have fewer than 8 bits, the parent's code with the file's own weights."""
     n_positions: int
     max_difference: float
-    """Largest absolute difference of a logit, in units of the parent's standard deviation."""
+    """Largest absolute difference of a logit, in units of the reference's standard deviation."""
     mean_kl: float
-    """Mean over positions of KL(parent || exported), in nats."""
+    """Mean over positions of KL(reference || exported), in nats."""
     top1_agreement: float
     """Share of positions with the same most likely token."""
     limit: float
-    """The largest value of `limited` that was accepted."""
-    limited: Literal["max_difference", "mean_kl"]
-    """Weights of 8 bits and more are held to the single logit, fewer bits to the divergence."""
-
-    @property
-    def within(self) -> bool:
-        """Whether the limit is kept."""
-        return (self.max_difference if self.limited == "max_difference" else self.mean_kl) <= self.limit
+    """The largest difference that was accepted."""
+    worst_weights: WeightError | None = None
+    """Where the reference is the rounded parent: the tensor furthest from the parent's."""
 
     @property
     def words(self) -> str:
         """The figures for people."""
-        agreement = f"same first choice at {self.top1_agreement:.0%} of {self.n_positions} positions"
-        if self.limited == "max_difference":
-            return f"logits differ by {self.max_difference:.2g} standard deviations (limit {self.limit:g}), {agreement}"
-        return f"divergence {self.mean_kl:.2g} nats (limit {self.limit:g}), {agreement}"
+        words = (
+            f"within {self.max_difference:.2g} standard deviations of the {self.reference}'s (limit {self.limit:g}), "
+            f"same first choice at {self.top1_agreement:.0%} of {self.n_positions} positions"
+        )
+        if self.worst_weights is None:
+            return words
+        return f"{words}; weights within {self.worst_weights.error:.1%} of the parent's, quality not measured"
 
 
 class ExportReport(Record):

@@ -266,13 +266,13 @@ def bind(
 
 def heads_per_kv_head(tensors: Sequence[Tensor]) -> int:
     """Query heads that share one key-value head, by the rows of a layer's projections; 1 where they do not say."""
-    rows = {tensor.role: tensor.shape[0] for tensor in reversed(tensors) if len(tensor.shape) == 2}
-    columns = {tensor.role: tensor.shape[1] for tensor in reversed(tensors) if len(tensor.shape) == 2}
-    if "attention_q" in rows and "attention_k" in rows:
-        return max(1, rows["attention_q"] // rows["attention_k"])
-    if "attention_qkv" in rows and "attention_output" in columns:
-        queries = columns["attention_output"]
-        keys = (rows["attention_qkv"] - queries) // 2
+    shapes = {tensor.role: tensor.shape for tensor in reversed(tensors) if len(tensor.shape) == 2}
+    if "attention_q" in shapes and "attention_k" in shapes:
+        return max(1, shapes["attention_q"][0] // shapes["attention_k"][0])
+    fused = shapes.get("attention_qkv") or shapes.get("attention_v")  # values alone: the fused matrix by its last part
+    if fused and "attention_output" in shapes:
+        queries = shapes["attention_output"][1]
+        keys = (fused[0] - queries) // 2
         return max(1, queries // keys) if keys > 0 else 1
     return 1
 
