@@ -61,12 +61,13 @@ class WarmUp:
         self._facts = facts
         self._folder = languages_folder
         self._ready = threading.Event()
-        threading.Thread(target=self._run, name="lists", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="lists", daemon=True)
+        self._thread.start()
 
-    def wait(self) -> None:
-        """Return when the lists for a question in English are read; Ctrl-C passes."""
-        while not self._ready.wait(0.2):
-            pass
+    def wait(self, *, every_language: bool = False) -> None:
+        """Return when the lists for a question in English are read, or all; Ctrl-C passes."""
+        while not self._ready.wait(0.2) or (every_language and self._thread.is_alive()):
+            self._thread.join(0.2)
 
     def _run(self) -> None:
         try:
