@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgemed.core.errors import EdgemedError, UsageError
+from edgemed.core.progress import Progress, SilentProgress
 from edgemed.models.checkpoint import layer_of, role_of
 
 Floats = npt.NDArray[np.float32]
@@ -61,15 +62,25 @@ class _Batch:
 class LayerReplay:
     """A transformers model in float32, with its hidden states on some texts kept in its own device's memory."""
 
-    def __init__(self, model: Any, texts: Sequence[WeightedText], batch_tokens: int = BATCH_TOKENS) -> None:
+    def __init__(
+        self,
+        model: Any,
+        texts: Sequence[WeightedText],
+        batch_tokens: int = BATCH_TOKENS,
+        progress: Progress | None = None,
+    ) -> None:
         import torch
 
         check_float32(model)
         self._model = model
         self._body = model.model
         self.n_layers = len(self._body.layers)
-        with torch.inference_mode():
-            self._batches = [self._run(batch) for batch in _batches(texts, batch_tokens, model.device)]
+        batches = list(_batches(texts, batch_tokens, model.device))
+        with torch.inference_mode(), (progress or SilentProgress()).task("Running the parent", len(batches)) as task:
+            self._batches = []
+            for batch in batches:
+                self._batches.append(self._run(batch))
+                task.advance()
 
     def first_layer(self, name: str) -> int:
         """The layer a tensor belongs to; -1 for the embedding, n_layers for what comes behind the last layer."""
@@ -175,17 +186,23 @@ class PaddedTexts:
 
 def padded_batches(texts: Sequence[WeightedText], batch_tokens: int = BATCH_TOKENS) -> list[PaddedTexts]:
     """All texts of two tokens or more, in batches. Raises UsageError when no prediction in them counts."""
+    counted_weight(texts)
     groups: list[list[WeightedText]] = []
     for text in sorted((text for text in texts if len(text.ids) > 1), key=lambda text: len(text.ids)):
         if not groups or len(text.ids) * (len(groups[-1]) + 1) > batch_tokens:
             groups.append([])
         groups[-1].append(text)
-    batches = [_padded(group) for group in groups]
-    if not any(bool((batch.weights > 0).any()) for batch in batches):
+    return [_padded(group) for group in groups]
+
+
+def counted_weight(texts: Sequence[WeightedText]) -> float:
+    """The weights of all predictions, added up. Raises UsageError when none counts."""
+    total = sum(float(np.sum(text.weights[1:], dtype=np.float64)) for text in texts)
+    if total <= 0:
         raise UsageError(
             "The texts hold no token whose prediction counts.", next_step="give texts of two tokens or more"
         )
-    return batches
+    return total
 
 
 def _padded(texts: Sequence[WeightedText]) -> PaddedTexts:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.models.checkpoint import role_of
-from edgemed.quantize.layer_replay import WeightedText, check_float32, padded_batches
+from edgemed.quantize.layer_replay import WeightedText, check_float32, counted_weight, padded_batches
 from edgemed.quantize.sensitivity import FormatCost, Rounded, Sensitivity, SensitivityInputs, TensorSensitivity
 
 Floats = npt.NDArray[np.float32]
@@ -54,7 +54,7 @@ def output_gradients(
 
     check_float32(model)
     batches = padded_batches(texts)
-    weight = sum(float(batch.weights.sum()) for batch in batches)
+    weight = counted_weight(texts)
     generator = torch.Generator(device=model.device).manual_seed(seed)
     sums = _Sums(model)
     with (
@@ -189,9 +189,11 @@ class _Sums:
 
         return follow
 
-    def _follow_embedding(self, _module: Any, _inputs: Any, output: Any) -> Any:
+    def _follow_embedding(self, module: Any, _inputs: Any, output: Any) -> Any:
+        scale = float(getattr(module, "embed_scale", 1.0))  # Gemma multiplies its embedding's rows
+
         def add(gradient: Any) -> None:
-            self.embedding.index_add_(0, self.ids.flatten(), gradient.flatten(0, 1).square())
+            self.embedding.index_add_(0, self.ids.flatten(), gradient.flatten(0, 1).square() * scale**2)
 
         output.requires_grad_()
         output.register_hook(add)

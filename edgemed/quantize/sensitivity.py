@@ -157,7 +157,7 @@ def measured_sensitivity(
     missing = {name: wanted for name, names in formats.items() if (wanted := _not_in(rows.get(name), names))}
     if missing:
         progress = progress or SilentProgress()
-        replay = LayerReplay(model, texts)
+        replay = LayerReplay(model, texts, progress=progress)
         work = {name: replay.n_layers + 1 - max(0, replay.first_layer(name)) for name in missing}
         total = sum(work[name] * len(names) for name, names in missing.items())
         with progress.task("Measuring what each tensor loses", total, "layer runs") as task:
