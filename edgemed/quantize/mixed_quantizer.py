@@ -6,8 +6,8 @@
 Weights stay packed in memory and are multiplied by bitsandbytes' kernels (NF4) or unpacked for the product (8 bits).
 Two layers of our own hold them. bitsandbytes' configuration cannot have both kinds in one model, and:
 
-- its Linear8bitLt rounds the activations too on a GPU, which costs accuracy, and on a CPU takes more time
-  (benchmarks/quantize/bench_torch_folder.py);
+- its Linear8bitLt rounds the activations too on a GPU, so that outputs err 1.2 to 10 times as much, and on a CPU takes
+  four times the time in bfloat16 (benchmarks/quantize/bench_torch_folder.py);
 - its Linear4bit repacks the weights at the first step on CPUs with AVX512-BF16, with scales rounded to bfloat16, and
   cannot restore them: logits would depend on the CPU, and a model saved after use would not be the one loaded. Its
   folders also keep what is not packed in the stored type whatever type is asked for, and once loaded cannot be saved
@@ -17,7 +17,6 @@ Two layers of our own hold them. bitsandbytes' configuration cannot have both ki
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from edgemed.core.errors import EdgemedError, MissingExtra, ModelRefused, UsageError
-from edgemed.quantize.torch_folder import LAYOUT, METHOD, NESTED_BLOCK, NF4_BLOCK
+from edgemed.core.errors import EdgemedError, ModelRefused, UsageError
+from edgemed.quantize.torch_folder import LAYOUT, METHOD, NESTED_BLOCK, NF4_BLOCK, bitsandbytes_library
 
 _HEADROOM = 128
 """A power of two, so dividing by it is exact: keeps sums of integers within float16's 65504."""
@@ -76,12 +75,12 @@ class Nf4Linear(torch.nn.Linear):  # type: ignore[misc]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., out) of `x` (..., in), computed in the type of `x`."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        product: torch.Tensor = _bitsandbytes().matmul_4bit(x, self.weight, quant_state=self.state(), bias=bias)
+        product: torch.Tensor = bitsandbytes_library().matmul_4bit(x, self.weight, quant_state=self.state(), bias=bias)
         return product
 
     def state(self) -> Any:
         """bitsandbytes' QuantState, of the buffers themselves."""
-        quant_state = _bitsandbytes().functional.QuantState
+        quant_state = bitsandbytes_library().functional.QuantState
         scales = quant_state(
             self.weight_absmax_scale, code=self.weight_absmax_code, blocksize=NESTED_BLOCK, dtype=torch.float32
         )
@@ -149,8 +148,8 @@ class MixedQuantizer(HfQuantizer):  # type: ignore[misc]
                 f"{METHOD} loads weights that were quantized before; it does not quantize while loading.",
                 next_step="edgemed quantize MODEL --target torch, then load the folder it writes",
             )
-        if self.quantization_config.nf4 and find_spec("bitsandbytes") is None:
-            raise MissingExtra("bitsandbytes", "workstation")
+        if self.quantization_config.nf4:
+            bitsandbytes_library()
 
     def is_serializable(self) -> bool:
         """save_pretrained writes the packed weights again."""
@@ -217,9 +216,3 @@ def check_adapters(adapted: Any, targets: Sequence[str]) -> None:
 
 def _frozen_bias(dense: torch.nn.Linear) -> Any:
     return None if dense.bias is None else torch.nn.Parameter(dense.bias.data, requires_grad=False)
-
-
-def _bitsandbytes() -> Any:
-    import bitsandbytes
-
-    return bitsandbytes

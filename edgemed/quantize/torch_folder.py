@@ -9,6 +9,8 @@ a few copies of the largest matrix. What is not packed all has one type, because
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -106,8 +108,8 @@ def nf4_state(weights: Floats) -> Any:
     """bitsandbytes' QuantState of `weights` (rows, columns): scales, without codes."""
     if weights.shape[1] % NF4_BLOCK:
         raise ValueError(f"{weights.shape[1]} columns are no multiple of {NF4_BLOCK}")
-    torch, functional = _libraries()
-    values = torch.from_numpy(np.ascontiguousarray(weights, np.float32))
+    values = _torch().from_numpy(np.ascontiguousarray(weights, np.float32))
+    functional = bitsandbytes_library().functional
     _, state = functional.quantize_4bit(values, blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4")
     return state
 
@@ -150,7 +152,8 @@ def write_torch_folder(
     be stored and for a folder that is not one of ours, ModelRefused for weights that are NaN, infinite or all zero. The
     folder appears whole or not at all.
     """
-    _libraries()
+    _torch()
+    bitsandbytes_library()
     plan = _plan(checkpoint, assignment)
     check_place(output, sum(tensor.n_bytes for tensor in plan.tensors), METHOD)
     with whole_folder(output) as folder, checkpoint.reader() as reader:
@@ -386,7 +389,7 @@ def _report(tensors: list[PackedTensor], plan: _Plan, recipe: str, recipe_digest
 
 
 def _grid_of_state(state: Any) -> Grid:
-    _, functional = _libraries()
+    functional = bitsandbytes_library().functional
     scale = (functional.dequantize_blockwise(state.absmax, state.state2) + state.offset).float().numpy()
     blocks = scale.reshape(state.shape[0], -1)
     return Grid(state.code.numpy(), NF4_BLOCK, blocks, np.zeros_like(blocks))
@@ -417,14 +420,33 @@ def _refuse_unusable(weights: Floats, name: str) -> None:
         )
 
 
-def _libraries() -> tuple[Any, Any]:
-    """torch, and bitsandbytes' functions."""
-    for module in ("torch", "bitsandbytes"):
-        try:
-            __import__(module)
-        except ImportError as error:
-            raise MissingExtra(module, "workstation") from error
-    import bitsandbytes.functional
-    import torch
+def bitsandbytes_library() -> Any:
+    """bitsandbytes, kept from running code of the network.
 
-    return torch, bitsandbytes.functional
+    On CPUs with AVX512-BF16 its import fetches a compiled kernel when the package `kernels` is installed; nothing here
+    uses it. Raises MissingExtra when bitsandbytes is not installed.
+    """
+    if (library := sys.modules.get("bitsandbytes")) is not None:
+        return library
+    own_log = logging.getLogger("bitsandbytes.backends.cpu.ops")  # would report the missing kernel
+    before, silent = sys.modules.get("kernels", own_log), own_log.disabled
+    sys.modules["kernels"], own_log.disabled = None, True  # type: ignore[assignment]  # "cannot be imported"
+    try:
+        import bitsandbytes.functional
+    except ImportError as error:
+        raise MissingExtra("bitsandbytes", "workstation") from error
+    finally:
+        own_log.disabled = silent
+        if before is own_log:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = before  # type: ignore[assignment]
+    return bitsandbytes
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra("torch", "workstation") from error
+    return torch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +349,16 @@ def test_missing_adapters_and_dora_are_refused(folder):
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, use_dora=True, target_modules=int8))
     with pytest.raises(EdgemedError, match="DoRA"):
         check_adapters(adapted, int8)
+
+
+def test_bitsandbytes_is_imported_without_fetching_kernels():
+    program = (
+        "import sys, types; trap = types.ModuleType('kernels'); calls = []\n"
+        "trap.get_kernel = lambda *a, **k: calls.append(a)\n"
+        "sys.modules['kernels'] = trap\n"
+        "from edgemed.quantize.torch_folder import bitsandbytes_library\n"
+        "library = bitsandbytes_library()\n"
+        "assert library.functional and not calls and sys.modules['kernels'] is trap"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
