@@ -108,7 +108,9 @@ def changed_words(
     said = parse(child.text).quantities
     raw = child.text.encode("utf-8", "surrogatepass")
     reach = max(place, span.quantity.start) + _REACH
-    own = next((q for q in said if _KINDS.get(q.kind) == span.kind and q.end > place and q.start <= reach), None)
+    own = next(
+        (q for q in said if _KINDS.get(q.kind) == span.kind and q.end > span.quantity.start and q.start <= reach), None
+    )
     start = min(span.quantity.start, place)
     if own is None:
         return "other", _words(raw[start : start + 60])
