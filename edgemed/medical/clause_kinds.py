@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from edgemed.medical.mentions import QuantityKind
 from edgemed.medical.quantities.amounts import Amount
-from edgemed.medical.quantities.found_values import is_food_or_level
+from edgemed.medical.quantities.found_values import is_excreted, is_food_or_level
 from edgemed.medical.quantities.numbers import joined
 from edgemed.medical.terms.lexicon import FoundTerm
 
@@ -23,7 +23,7 @@ REACH = 200
 SENTENCE_END = re.compile(r"(?<![ \d][a-z])[.!?](?=[ \n]+(?!\d)|$)|(?<=\d)\. (?=[a-z])|\n")
 _TO_DRUG = re.compile(
     joined(
-        r"""(?:[ \u2009-]| \([a-z .]{1,14}\) )?
+        r"""(?:[ \u2009-]| ?\) (?=of |oral|intravenous|iv )| \([a-z .]{1,14}\) )?
         (?:for )?(?:(?:\( \+ / - \) -|of|the|a|an|oral|orally|iv|i\.v\.|im|i\.m\.|sc|po|intravenous|intramuscular
         |tablets?|tabs?|capsules?
         |caps|pills?|doses?|dose|bolus
@@ -55,6 +55,7 @@ _IN_VITRO = re.compile(
     r"\b(?:cells|cultures?d?|incubat\w+|perfus\w+|medium|bath|in vitro|slices|strips|exposed|membranes|isolated"
     r"|binding)\b"
 )
+_SHARED_BY = re.compile(r" (?:of\b|had|have|were|was|in\b|[a-z]*men\b|patients|people|children|subjects|cases)")
 _BETWEEN_STRENGTH = frozenset(
     ["", "w/v", "-", "heavy", "plain", "hyperbaric", "isobaric", "viscous", "topical", "aqueous"]
 )
@@ -69,7 +70,7 @@ DILUENTS = frozenset(
     ]
 )
 _SOLUTION_BEFORE = re.compile(
-    r"(?:[ ,(-]|eye|ear|nasal|drops?|ointment|cream|gel|lotion|solution|injection|spray|suspension|drops|syrup|vial"
+    r"(?:[ ,(*-]|eye|ear|nasal|drops?|ointment|cream|gel|lotion|solution|injection|spray|suspension|drops|syrup|vial"
     r"|mouthwash|shampoo|paint|diluted|\d+%|w/v"
     r"|infusion|topical|paste|is)*"
 )
@@ -131,6 +132,8 @@ def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], star
         ):
             return replace(amount, kind=QuantityKind.DOSE)
         in_brackets = gap is not None and gap.startswith(" (") and before is not None and before.name not in DILUENTS
+        if "," in (gap or "") and _SHARED_BY.match(plain, amount.end):
+            return amount
         if gap is not None and len(gap) < 30 and not in_brackets and _SOLUTION_BEFORE.fullmatch(gap):
             return replace(amount, kind=QuantityKind.DOSE)
     elif amount.unit == "" and amount.kind is QuantityKind.COUNT and after and plain[amount.end : after.start] == " ":
@@ -154,10 +157,11 @@ def _with_clause_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], st
     before = drugs[following - 1] if following else None
     after = drugs[following] if following < len(drugs) and drugs[following].start - amount.end < 80 else None
     if amount.kind is QuantityKind.DOSE:
-        is_eaten = not _is_linked(plain, amount, before, after) and is_food_or_level(
-            amount.unit, amount.start, amount.end, plain
-        )
-        return replace(amount, kind=QuantityKind.MEASURE) if is_eaten else amount
+        is_linked = _is_linked(plain, amount, before, after)
+        is_found = not is_linked and is_food_or_level(amount.unit, amount.start, amount.end, plain)
+        if is_found or (not _touches(plain, amount, before, after) and is_excreted(amount.unit, amount.start, plain)):
+            return replace(amount, kind=QuantityKind.MEASURE)
+        return amount
     if amount.kind is QuantityKind.MEASURE and _is_given(plain, amount, before, after):
         return replace(amount, kind=QuantityKind.DOSE)
     return amount
@@ -172,6 +176,12 @@ def _is_linked(plain: str, amount: Amount, before: FoundTerm | None, after: Foun
     if amount.unit.startswith("mmol/mL"):
         return amount.start - before.end < 50 and _GIVEN_GAP.fullmatch(plain, before.end, amount.start) is not None
     return _is_same_sentence(plain, before.end, amount.start)
+
+
+def _touches(plain: str, amount: Amount, before: FoundTerm | None, after: FoundTerm | None) -> bool:
+    if after is not None and leads_to(plain[amount.end : after.start]):
+        return True
+    return before is not None and _GIVEN_GAP.fullmatch(plain, before.end, amount.start) is not None
 
 
 def _is_given(plain: str, amount: Amount, before: FoundTerm | None, after: FoundTerm | None) -> bool:

@@ -142,7 +142,7 @@ def _is_of_code(plain: str, amount: Amount) -> bool:
 
 
 _UNLISTED_BEFORE = re.compile(
-    r"(?<![\w-])(?!(?:IV|IM|SC|PO|IP|PR|SL|BD|OD|TDS|PRN|NG|ICU|WHO|Group|DAY|HCl)\b)"
+    r"(?<![\w-])(?!(?:IV|IM|SC|PO|IP|PR|SL|BD|OD|TDS|PRN|NG|ICU|WHO|Group|DAY|HCl|SR|XR|ER|LA|MR|CR|XL|EC|LAR)\b)"
     r"(?:[A-Za-z]*[A-Z]{2}[A-Za-z]*\d*|[A-Z]+\d+)(?P<rest>(?: ?- ?| )\d{2,})?(?: \(| ?;)? ?$"
 )
 

@@ -170,6 +170,10 @@ def test_short_names_and_substances_of_the_body(text: str, drugs: list[str]) -> 
         ("amphetamine was given after MPEP ( 5 mg / kg )", [""]),
         ("the volume ranged between 67 and 131 ml", []),
         ("physiological saline (0.9 %)", ["sodium chloride"]),
+        ("malathion* lotion 0.5% (brand*)", ["malathion"]),
+        ("treated with methadone, 28 % men and 32 % women", []),
+        ("nitrendipine raised albuminuria compared with 19 mg/24 h in controls", []),
+        ("doses (40 mg/kg) of gentamicin", ["gentamicin"]),
     ],
 )
 def test_the_words_of_a_clause_say_what_is_a_dose_and_whose(text: str, dose: list[str]) -> None:
@@ -188,6 +192,11 @@ def test_the_words_of_a_clause_say_what_is_a_dose_and_whose(text: str, dose: lis
         "drugs , 5 - MDOT and others",
         "call 1-800-Medicare",
         "half life ( t ( 1 / 2 ) ) was long",
+        "3 alpha - hydroxy pregnane - 20 - ones",
+        "N - ( 2 - propylpentanoyl ) urea",
+        "increased ( 3 ) H - MK - 801 binding",
+        "a selective 5 - HT ( 1B / 1D ) receptor agonist",
+        "Mg + 2 ATPase levels",
     ],
 )
 def test_names_with_digits_are_no_quantities(text: str) -> None:

@@ -63,6 +63,7 @@ _BEHIND_BRACKET = re.compile(rf" ?\) ?(?P<chain>{CHAIN})")
 _VALUE_BEFORE = re.compile(r"\d ?\( ?$")
 _SEVERAL = re.compile(rf" (?:or|to) (?:several|more|so)(?: more)? (?P<chain>{CALENDAR_UNIT})")
 """Of "1 to several hours"."""
+_MINUS = re.compile(r"- ?(?=[\d.])")
 _SPREAD = re.compile(rf"(?: ?\+ ?/ ?- ?| ?± ?| ?\+- ?)(?:{NUMBER})")
 _JOIN = re.compile(
     r"(?P<to> - - ?|--| - to | to (?:younger|older|less|more|under|over) than |-? to |-to | ?- ?| up to |, up to "
@@ -85,6 +86,7 @@ _ONE_COUNTS = re.compile(
     r"|where|be|are|were)\b)"
     r" [a-z]{3,}"
 )
+_ONE_OF = re.compile(r" of (?:the )?\d")
 _ONE_BEFORE = re.compile(
     r"\b(?:the|this|that|no|any|every|each|which|another|some|new|other|right|wrong|only the|good|little|loved|old) $"
 )
@@ -116,11 +118,14 @@ _OF_STRONG_FORM = re.compile(
     rf" ?(?:of )?(?:an? |the )?{NUMBER}[ -]?(?:mg|mcg|µg|g|grams?|milligrams?|micrograms?)(?: \([a-z ]+\))?[ -]"
     r"(?:[a-z]+ )?(?P<form>tablet|tab|pill|capsule|sachet|suppository|vial|ampoule)"
 )
+_SHARE_BEFORE = re.compile(r"\b(?:about|nearly|almost|approximately|roughly|more than|less than|over) $")
 _PART_WORD = re.compile(r"(?:an? |one[ -]|two[ -]|three[ -])?(?:half|quarter|third|fourth|fifth)s?\b")
 _DAY_BEFORE = re.compile(
     r"(?<!per )(?<!/)(?<!/ )(?<!a )(?<!each )(?<!every )(?<!next )(?<!first )(?<!same )(?<!that )(?<!one )(?<!last )"
     r"\b(?P<unit>days?|weeks?|months?|hours?|years?) (?:(?:about|around|no) )?$"
 )
+_ANIMAL_DAY_BEFORE = re.compile(r"\b(?:gds?|pnds?|pn|(?:gestation|gestational|postnatal|embryonic) days?) $")
+"""Of an age in days: "GD 9", "gestational day 11", "PND 21"."""
 _SPACED_SIGN = re.compile(r" (?:,|\)|\.)(?= |$)")
 
 
@@ -253,8 +258,11 @@ class _Reader:
 
     def _range(self, low: Fraction, chain: str, join: re.Match[str], *, is_spread: bool) -> list[Amount] | None:
         plain = self.plain
-        match = _NUMBER.match(plain, join.end())
+        is_below = special_quantities.is_negative(plain, self.before, "", join.start())
+        minus = _MINUS.match(plain, join.end()) if is_below else None
+        match = _NUMBER.match(plain, minus.end() if minus else join.end())
         high = value_of(match[0]) if match else None
+        high = -high if high is not None and minus else high
         if match is None or high is None or _NOT_HIGH.match(plain, match.end()):
             return None
         if join["and"] and not _BETWEEN.search(self.before):
@@ -275,7 +283,7 @@ class _Reader:
             return None
         if join["to"] and " - " in join[0] and high > 50 * low > 0 and not unit:
             return None
-        is_below = special_quantities.is_negative(plain, self.before, symbols(unit["chain"]) if unit else "", end)
+        is_below |= special_quantities.is_negative(plain, self.before, symbols(unit["chain"]) if unit else "", end)
         if (low > high and not chain and not is_below) or _CHANGED.search(self.before):
             return self._two(low, high, chain, unit["chain"] if unit else "", join, end)
         return self._one_range(low, high, chain, unit["chain"] if unit else "", end)
@@ -307,9 +315,13 @@ class _Reader:
 
     def _word_counts(self, word: str, end: int) -> bool:
         """Whether a number word without a unit counts something ("three children"): "one" is mostly a pronoun."""
+        if word == "one" and _ONE_OF.match(self.plain, end):
+            return True
         if word == "one":
             return bool(_ONE_COUNTS.match(self.plain, end)) and not _ONE_BEFORE.search(self.before)
         if _PART_WORD.match(word):
+            if _SHARE_BEFORE.search(self.before) and not word.endswith(" a"):
+                return True
             return " of" in word or word.endswith(" the") or bool(_OF_STRONG_FORM.match(self.plain, end))
         return not word.startswith(("couple", "the couple"))
 
@@ -320,6 +332,8 @@ class _Reader:
         if reached < end and (number := _NUMBER.match(plain, start)):
             reached = max(reached, number.end())  # the unit may stand behind a later number
         end = reached
+        if not chain and not unit and _ANIMAL_DAY_BEFORE.search(before):
+            return Amount(QuantityKind.AGE, low, high, "day", start, end)
         if not chain and not unit and (day := _DAY_BEFORE.search(before)):
             name, factor = canonical(day["unit"].removesuffix("s").replace("hour", "h"))
             return Amount(QuantityKind.TIME, low * factor, high * factor, name, start, end)

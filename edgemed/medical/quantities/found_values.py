@@ -24,6 +24,8 @@ _LAB_UNIT = re.compile(
 )
 _DOSED = re.compile(r"^(?:mg|mcg|ng|g|IU|MIU|mmol|mEq|mL|drop)/m2|^L/min$|^(?:mg|mcg|ng)/kg")
 _FLOW_UNIT = re.compile(r"^(?:mL|L|mcL|nL)(?:/(?:kg|g|\d+ g|m2|beat|tablet))?/(?:min|h|s)(?:/|$)")
+_PER_TISSUE = re.compile(r" ?(?:/|per) ?(?:glomerul|cells?\b|nephron|tissue|protein|crea|gland)")
+_OF_BODY = re.compile(r"\bb(?:ody|\.?w)")
 _TISSUE = re.compile(r"/(?:\d+ )?g(?:/|$)|^(?:mL|mcL|nL)/s")
 _FLOW = re.compile(
     r"\b(?:e?gfr|clearances?|crcl|ccr|creatinine|filtration|kidney function|renal function|peak flow|pefr?|urine|output"
@@ -93,6 +95,7 @@ _OF_BLOOD = re.compile(
 _OF_VOLUME = re.compile(
     r"\b(?:volumes?|capacity|residual|urine|output|blood loss|stroke|effusion|cyst|haematoma|hematoma)\b"
 )
+_OF_URINE = re.compile(r"\b(?:[a-z]{4,}uria|excretion|excreted)\b")
 _RUNNING = re.compile(
     r"\b(?:infus\w*|drips?|run|running|iv|i\.v\.|pumps?|fluids?|saline|dextrose|given?|giving|rates? of|oxygen|o2|nasal"
     r"|mask|cannulae?|prongs|cpap|concentrator|air|gas|nebuli\w*|bolus|bag|maintenance|set|start|feeds?|feeding"
@@ -108,6 +111,8 @@ def is_found(unit: str, before: str, plain: str, end: int) -> bool:
         return True
     if unit == "%" and _SOLUTION_AFTER.match(plain, end):
         return False
+    if unit.endswith("/g") and _OF_BODY.search(plain, max(0, end - 16), end):
+        return False
     if _LAB_UNIT.search(unit) and not _DOSED.search(unit):
         return True
     if unit in ("mg/mL", "mcg/mL", "mg/mcL") and _BLOOD_VALUE.search(before):
@@ -119,6 +124,8 @@ def is_found(unit: str, before: str, plain: str, end: int) -> bool:
     if unit in ("g", "mg") and _ORGAN_WEIGHT.search(before):
         return True
     if unit.startswith(_MASS) and "/kg" not in unit and (_EATEN.search(before) or _EATEN_AFTER.match(plain, end)):
+        return True
+    if _PER_TISSUE.match(plain, end):
         return True
     if unit[:1] in "mLg" and "/kg" not in unit and _OUTPUT_AFTER.match(plain, end):
         return True
@@ -136,6 +143,11 @@ def is_food_or_level(unit: str, start: int, end: int, plain: str) -> bool:
         return False
     around = before + plain[end : end + 50]
     return not _OF_MEDICINE.search(around) and bool(_IN_FOOD.search(around) or _INTAKE.search(before))
+
+
+def is_excreted(unit: str, start: int, plain: str) -> bool:
+    """Whether the words before an amount (in canonical units) speak of what urine or stool holds."""
+    return unit in ("mg", "mg/day", "mmol/day") and _OF_URINE.search(plain, max(0, start - 100), start) is not None
 
 
 def _is_flow(unit: str, before: str, plain: str, end: int) -> bool:

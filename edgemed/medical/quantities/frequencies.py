@@ -69,7 +69,8 @@ _WEEKLY_UNIT = {"hourly": "h", "hrly": "h", "hly": "h", "minutely": "min"} | {
 }  # fmt: skip
 _PER_DAY = re.compile(r"(?:per|a) (?P<period>day|night|week|month)\b")
 _AMOUNT_OF = re.compile(
-    r"(?:\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|once|twice|times?|half))\b[^.;:()\d]{0,40} $"
+    r"(?:\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|once|twice|times?"
+    r"|half))\b[^.;:()\d]{0,40} $|\d ?[a-z]+ ?\) $"
 )
 _NO_RATE_BEFORE = re.compile(
     r"\b(?:for|in|on|within|after|before|once|is|was|be|such|of|had|have|what|over|at|every|to|or|and|by|than|as|with"
@@ -127,6 +128,10 @@ def frequency_at(plain: str, start: int, before: str) -> Amount | None:
     return _abbreviated(plain, start, before) or _with_number(plain, start, before)
 
 
+_ONCE_TWO = re.compile(r"once [^.;]{2,60} (?:and|then) once\b")
+_ONCE_EARLIER = re.compile(r"\bonce [^.;]{2,60}$")
+
+
 def _per_day(plain: str, match: re.Match[str], before: str) -> Amount | None:
     """ "10 mg selegiline per day", "eight 8-ounce glasses a day"; no "a day after the operation"."""
     if plain[match.start()] == "a" and (_NO_RATE_BEFORE.search(before) or _POINT_AFTER.match(plain, match.end())):
@@ -137,7 +142,12 @@ def _per_day(plain: str, match: re.Match[str], before: str) -> Amount | None:
 
 
 def times_alone(plain: str, start: int) -> tuple[int, int] | None:
-    """End and value of a bare "twice" or "thrice"."""
+    """End and value of a bare "twice" or "thrice", and of "once alone and once after"."""
+    if plain.startswith("once", start):
+        again = _ONCE_TWO.match(plain, start) or (
+            plain.endswith(("and ", "then "), 0, start) and _ONCE_EARLIER.search(plain, max(0, start - 80), start)
+        )
+        return (start + 4, 1) if again else None
     match = re.compile(r"(?P<word>twice|thrice)\b").match(plain, start)
     return (match.end(), _ONCE_VALUES[match["word"]]) if match else None
 
@@ -211,6 +221,8 @@ def _alone(start: int, match: re.Match[str]) -> Amount:
 def _abbreviated(plain: str, start: int, before: str) -> Amount | None:
     match = _ABBREVIATED.match(plain, start)
     if match is None or (_NEEDS_DOSE.match(match[0]) and not _DOSE_BEFORE.search(before)):
+        return None
+    if plain.startswith((" group", " vs", " patients"), match.end()):
         return None
     times = Fraction({"one": 1, "two": 2, "three": 3, "four": 4}[match.lastgroup or "one"])
     end = match.end() + ("." in match[0] and plain.startswith(".", match.end()))

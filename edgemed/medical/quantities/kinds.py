@@ -63,17 +63,22 @@ _MEASURED = re.compile(
         (?:(?: (?:count|level|rate|was|is|of|now|at|to|today|score|value|up|down|only|still|still at|from|came back
         |came back at|reading|stable|running|fell to
         |rose to|remains|about|around|over|under|above|below|more than|less than|greater than|equal to|or|between
-        |on air|in air|in the range of|range of|ranging from|range))| ?[:=<>≤≥~()-]| ,)* ?$"""
+        |on air|in air|can range from|may range from|ranges from|ranged from|in the range of|range of
+        |ranging from|range))| ?[:=<>≤≥~()-]| ,)* ?$"""
     )
 )
 _SCORED_AFTER = re.compile(
     r"[ -]{0,3}(?:fold\b|times (?:the|more|less|higher|lower|greater|normal|as|upper|u\.?l\.?n)|sd\b"
-    r"|standard deviation|m?hz\b|khz\b|k?da\b|k?daltons?\b|c?gy\b|rads?\b|mv\b|db\b|rpm\b|ppm\b|watts?\b|joules?\b"
+    r"|standard deviation|m?hz\b|k?v\b|khz\b|k?da\b|k?daltons?\b|c?gy\b|rads?\b|mv\b|db\b|rpm\b|ppm\b|watts?\b"
+    r"|joules?\b"
     r"|mets\b|gauge\b|out of(?! \d+ (?:patients|subjects|cases|animals|rats|mice|eyes|infants|participants"
     r"|volunteers))|point)"
 )
 _YEAR_BEFORE = re.compile(
     r"(?:\b(?:in|since|by|until|till|from|before|after|during|of|year|early|late|mid|between|and|to)|-|\(|,) ?$"
+)
+_MEAN_AGE_IS = re.compile(
+    r"\b(?:mean|median|average) age\b[^.;\d]*\b(?:is|was|of|were)(?: about| around| approximately)? $"
 )
 _CITED_BEFORE = re.compile(r"\b[a-z]{3,}\.? $|\"$")
 _CITED_AFTER = re.compile(r" ?[)\].;,:]| [a-z]+ (?:guidelines?|report|study|edition|census|survey)")
@@ -117,7 +122,7 @@ def is_measured(before: str) -> bool:
 
 
 def _bare_kind(value: float, before: str, plain: str, end: int) -> QuantityKind:
-    if _AGE_WORD_BEFORE.search(before) and value <= 120:
+    if (_AGE_WORD_BEFORE.search(before) or _MEAN_AGE_IS.search(before)) and value <= 120:
         return QuantityKind.AGE
     if _MEASURED.search(before) or _SCORED_AFTER.match(plain, end):
         return QuantityKind.MEASURE

@@ -13,7 +13,7 @@ _CITATION = re.compile(r"\d{1,5}(?: ?[,-] ?\d{1,5}){0,9} ?\]")
 _RAISED = re.compile(r"\d{1,2}(?:,\d{1,2}){0,4}(?=$| [a-z(])")
 _ITEM_BEFORE = re.compile(r"(?:^|\n|[.;:] )[ (]*$")
 _ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
-_ITEM_CLOSED = re.compile(r"\d{1,2} ?\)(?= [a-z])")
+_ITEM_CLOSED = re.compile(r"\d{1,2} ?\)(?= [a-z\d])")
 _SHORT_NUMBER = re.compile(r"\d{1,3}[a-z]{0,2}(?![\w%/]|[.,:-]\d| ?[-/] ?\d| [.,] \d)")
 _NAME_WORD = re.compile(r"\b([a-z]{4,}(?:-like)?),? $")
 _NO_NAME = frozenset(
@@ -30,11 +30,11 @@ _SENTENCE_OVER = re.compile(r" ?[.?](?= |$)| ?$")
 _NAME_OVER = re.compile(
     r" ?[,.);](?: |$)| ?\(| ?$| (?:is|are|was|were|has|genes?|protein|from|or|and|which|that|to|in|receptors?"
     r"|subunit|deficiency"
-    r"|prevents?|can|may|also)\b"
+    r"|prevents?|can|may|also|using|with|by|in|at|on)\b"
 )
 _OF_GENES = re.compile(r"\b(?:genes?|proteins?|enzymes?|chromosomes?|mutations?|subunits?|syndromes?)\b")
 _ITEM_IN_BRACKETS = re.compile(r"\d ?\) [a-z]")
-_LETTERED_PHONE = re.compile(r"1-8\d\d-(?=[a-z])[a-z0-9-]+")
+_LETTERED_PHONE = re.compile(r"1-8\d\d-(?=[a-z0-9-]{0,8}[a-z])[a-z0-9-]+")
 _ORDINAL = re.compile(r"\d{1,4}(?:st|nd|rd|th)\b")
 _KARYOTYPE_OR_DIMENSION = re.compile(
     r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:gradient|images?|mri|ct|recon|view|map|data|echo|ultra|imag|struct"
@@ -46,7 +46,11 @@ _ISOTOPES = (
     "125I 127I 131I 133Xe 137Cs 153Sm 177Lu 201Tl"
 )
 _ISOTOPE_WRITTEN = re.compile(rf"(?:{_ISOTOPES.replace(' ', '|')})(?![a-z0-9])|3H ?\]")
-_LOCANT_WRITTEN = re.compile(r"\d{1,2} - (?:[A-Z]{2,}\d*|(?![MLFCGN])[A-Z])(?![\w])|\d{1,2} - \[")
+_ISOTOPE_IN_BRACKETS = re.compile(r"(?:3|1[1348]|32|35|99m?|1[23]\d|133) ?\) ?[A-Z][a-z]?(?![a-z])")
+_LOCANT_WRITTEN = re.compile(
+    r"\d{1,2} - \( ?[a-zA-Z]+(?: -|yl)|\d{1,2} - (?:[A-Z]{2,}\d*|(?![MLFCGN])[A-Z])(?![\w])|\d{1,2} - \["
+)
+_SUBTYPE_WRITTEN = re.compile(r"[1-9][A-D](?= ?[)/,.]| [a-z]{4})")
 _SYNDROME_BEFORE = re.compile(
     r"\((?!(?:GCS|ASA|NYHA|AUC|BMI|MMSE|WHO|ECOG|HR|OR|RR|CI|IQ|MELD|DAY|AGE|N) )[A-Z]{2,6} $"
 )
@@ -84,7 +88,9 @@ _NAMED_BEFORE = re.compile(
 _TYPE_BEFORE = re.compile(r"\b(?:types?|subtypes?|stages?|groups?|chromosomes?) $")
 _SUBTYPE = re.compile(r"\d{1,2}[a-z](?![a-z0-9/])")
 """Of "type 2L"."""
-_SPACED_NAME_BEFORE = re.compile(r"\b(?!(?:mg|ml|kg|mcg|years?|days?|weeks?|hours?|ph|p|n) )[a-z]+[0-9]* - $")
+_SPACED_NAME_BEFORE = re.compile(
+    r"\b(?!(?:mg|ml|kg|mcg|years?|days?|weeks?|hours?|ph|p|n|to|and|or|by|of|versus|vs|is|was|than) )[a-z]+[0-9]* - $"
+)
 _IN_BRACKETS_BEFORE = re.compile(
     r"\b(?:[a-z]{1,2}|alpha|beta|gamma|delta|kappa|mu|omega|[a-z]{1,4}o|cacl|mgcl|nacl|hco|spo|pco|fev|pge|cd"
     r"|cyp) ?\( $"
@@ -95,11 +101,12 @@ _SUFFIX = joined(
     |(?:n?or|iso|cyclo|di|tri)?(?:hydroxy|fluoro|methyl|mercapto|amino|deoxy|aza|benz|chloro|nitro|acetyl|phenyl|iodo
     |bromo
     |oxo|thio|dihydroxy|propano|butano|hexan|androst|azido|keto|lipox|nucleot|reductase|dimethyl|methoxy|ethyl|carbox
-    |sulfo)\w*)"""
+    |sulfo)\w*|[a-z]{2,}(?:yl|oyl|oxy|amine|amide|azine|azole|quinoline|idine|ethane|propane|benzene|diol)|ones)"""
 )
 _CHEMICAL = re.compile(
     rf"5[ -]{{0,3}}fl[a-z]{{2,6}}uracil\b|\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*"
 )
+_ION_BEFORE = re.compile(r"\b(?:ca|mg|zn|fe|cu|mn) ?\+ $")
 _HALF_LIFE = re.compile(r"1 ?/ ?2(?= ?\))")
 _HALF_LIFE_BEFORE = re.compile(r"\bt ?\( ?$")
 _EXPONENT = re.compile(r"[12](?= ?\))")
@@ -110,6 +117,8 @@ _ISOTOPE = re.compile(r"\d{1,3}(?= ?\))")
 _BAND_BEFORE = re.compile(r"(?:^|[\s(])(?:\d{1,2}|[xy])?[pq]$")
 _BAND = re.compile(r"[1-9]\d?\.\d{1,3}(?!\d)")
 """Of a chromosome: "q11.2"."""
+_GREEK = re.compile(r"\d{1,2} ?(?:alpha|beta)\b")
+"""Of "3 alpha - hydroxy"."""
 _LOCANT = re.compile(r"\d{1,2} - [a-cefijknopqrtuvxz](?= )")
 """Of a formula cut into words: "15 - F ( 2t ) - IsoP"."""
 _STRAIN_BEFORE = re.compile(r"\b[a-z]{1,4}\d{1,3}[a-z]{1,3} ?/ ?$")
@@ -121,13 +130,15 @@ _DISEASE_BEFORE = re.compile(
     r"|autosomal recessive|x-linked) $"
 )
 _LAST_OF_NAME = re.compile(
-    r"(?:\d{1,2}[a-z]?|\d{4})(?= ?,| these resources| ?[.?](?: (?!\d)|$)| ?$| ?\(| (?:is|are|was|gene|deficiency"
+    r"(?:\d{1,2}[a-z]?|\d{4})(?= ?,| these resources| - [a-z]| ?[.?](?: (?!\d)|$)| ?$| ?\(| (?:is|are|was|gene"
+    r"|deficiency"
     r"|syndrome|disease|have|has)\b)"
 )
 """Of a disease or an enzyme: "spinocerebellar ataxia 2"."""
 _LETTER_AFTER = re.compile(r"\d{1,9}(?:[.,]\d{1,9}){0,3}[a-z]")
 _NOT_NAMES = re.compile(
-    r"\d{1,9}(?:[.,]\d{1,9}){0,3}(?:x|k\b|k/|e\d|[ap]\.?m\b|[ymwd]\.?/?o\b|[mf]\b|'?s\b|h\d\d|yr|hrly|hly)"
+    r"\d{1,9}(?:[.,]\d{1,9}){0,3}(?:x|k\b|k/|e\d|[ap]\.?m\b|[ymwd]\.?/?o\b|[mf]\b|'?s\b|k?hz\b|[mk]?v\b|k?da\b"
+    r"|c?gy\b|db\b|rpm\b|h\d\d|yr|hrly|hly)"
 )
 
 
@@ -206,6 +217,8 @@ def _part_of_formula(plain: str, start: int, before: str, *, cut_in_words: bool)
         return Unread(start, match.end(), "digits inside a name")
     if before.endswith(("(", "( ")) and (match := _HALF_LIFE.match(plain, start)) and _HALF_LIFE_BEFORE.search(before):
         return Unread(start, match.end(), "digits inside a name")
+    if before.endswith("+ ") and _ION_BEFORE.search(before):
+        return Unread(start, start + 1, "digits inside a name")
     if match := _KARYOTYPE_OR_DIMENSION.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
     if before.endswith(("q", "p")) and _BAND_BEFORE.search(before) and (match := _BAND.match(plain, start)):
@@ -214,7 +227,7 @@ def _part_of_formula(plain: str, start: int, before: str, *, cut_in_words: bool)
         return Unread(start, match.end(), "digits inside a name")
     if _DISEASE_BEFORE.search(before) and (match := _LAST_OF_NAME.match(plain, start)):
         return Unread(start, match.end(), "digits inside a name")
-    if match := _CHEMICAL.match(plain, start):
+    if match := _CHEMICAL.match(plain, start) or _GREEK.match(plain, start):
         return Unread(start, match.end(), "digits inside a name")
     return None
 
@@ -229,7 +242,9 @@ def written_at(plain: str, start: int, before: str, written: str, *, cut_in_word
         return Unread(start, start + 1, "digits inside a name")
     if not cut_in_words:
         return None
-    if match := _LOCANT_WRITTEN.match(written, start):
+    if before.endswith("( ") and _ISOTOPE_IN_BRACKETS.match(written, start):
+        return Unread(start, start + 1, "digits inside a name")
+    if match := _LOCANT_WRITTEN.match(written, start) or _SUBTYPE_WRITTEN.match(written, start):
         return Unread(start, match.end(), "digits inside a name")
     return code_at(plain, start, before, written)
 

@@ -74,6 +74,7 @@ DIGIT_NUMBER = joined(
     |\d{{1,3}} , 000(?!\d)
     |[1-9] , \d{{3}}(?= ?(?:mg|ml|mcg|iu|units|g)\b)
     |\d+(?:[ -]| and ){_FRACTION}
+    |\d{{1,2}} 1 / [2-4](?= (?:years?|months?|weeks?|hours?|h|times|tablets?)\b)
     |{_FRACTION}
     |\d* ?[{VULGAR}]
     |10(?:\^ ?-? ?\d{{1,2}}|[⁰¹²³⁴⁵⁶⁷⁸⁹]+| ?\( ?- ?\d{{1,2}} ?\)| ?- ?(?:[3-9]|1[0-2])(?= ?m\b(?! ?/)))
@@ -131,6 +132,7 @@ def _of_digits(text: str, scale: Fraction) -> Fraction | None:
     if text[-1] in _VULGAR:
         text = f"{text[:-1].rstrip()} {_VULGAR[text[-1]]}"
     if "/" in text:
+        text = text.replace(" / ", "/")
         whole, _, part = text.replace("-", " ").replace(" and ", " ").rpartition(" ")
         return (Fraction(part) + (Fraction(whole.strip()) if whole.strip() else 0)) * scale
     text = text.replace("\u2009", "").replace(" ", "").replace("'", "").replace("\u00b7", ".")

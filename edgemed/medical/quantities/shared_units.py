@@ -107,12 +107,15 @@ def _borrows(plain: str, left: Amount, right: Amount, lender: Amount) -> bool:
         return True
     if right is lender and _COMMA.fullmatch(between):
         return False  # "OR 7.7, 95% CI"
-    if left.kind is QuantityKind.MEASURE and (_COMMA.fullmatch(between) or left.comparator != lender.comparator):
+    if left.kind is QuantityKind.MEASURE and left.comparator != lender.comparator:
         return False
     return bool(_LENT_MEASURES.search(lender.unit))
 
 
 def _lent(bare: Amount, lender: Amount, factor: Fraction) -> Amount:
+    if lender.unit == "°C" and factor != 1:  # "65 or 70 degrees Fahrenheit"
+        low, high = ((value - 32) * 5 / 9 for value in (bare.low, bare.high))
+        return replace(bare, kind=lender.kind, unit=lender.unit, low=low, high=high)
     factor /= 12 if bare.kind is QuantityKind.AGE else 1
     return replace(bare, kind=lender.kind, unit=lender.unit, low=bare.low * factor, high=bare.high * factor)
 

@@ -80,6 +80,7 @@ _SECONDS_OF = re.compile(
 )
 _MEAN_AGE = re.compile(r"\b(?:mean|median|average) age\b[^.;]*$|\bage(?: range)?(?: ?[;:(,])? ?(?:range )?$")
 _BABY_BEFORE = re.compile(r"\b(?:newborn|neonate|preterm|prem|premature|baby|primi\w*|g\d ?p\d)\b[^.;]{0,20}$")
+_OF_TRAINING = re.compile(r" of (?:[a-z]+ )?(?:college|school|education|training|experience|treatment|therapy|follow)")
 _WEIGHED_BEFORE = re.compile(r"[\d.] ?k?g(?: (?:body weight|in weight))? ?(?:,|and|;) $")
 """Of "(30 - 35 g, 6 - 8 wk)"."""
 _YEARS_GROUP = re.compile(r"[ -](?:age )?groups?\b")
@@ -123,8 +124,13 @@ def _time_kind(unit: str, value: float, before: str, plain: str, end: int) -> Qu
         return QuantityKind.TIME
     if before.endswith("longer than ") or plain.startswith((" or longer", " or more after"), end):
         return QuantityKind.DURATION
-    if unit in ("year", "month") and (
-        AFTER_SIGN.match(plain, end) or comparator_of(before, plain, end, QuantityKind.AGE) in ("<", ">", "<=", ">=")
+    if (
+        unit in ("year", "month")
+        and not _OF_TRAINING.match(plain, end)
+        and (
+            AFTER_SIGN.match(plain, end)
+            or comparator_of(before, plain, end, QuantityKind.AGE) in ("<", ">", "<=", ">=")
+        )
     ):
         return QuantityKind.AGE
     return QuantityKind.DURATION

@@ -23,7 +23,7 @@ UNIT = _any_of(set(SPELLINGS)) + _END
 _DIVISOR = _any_of(_DIVISORS) + _END
 _NUMBERED_DIVISOR = rf"{NUMBER}[ -]?{_any_of(_NUMBERED)}{_END}"
 _ONE_DAY = r"(?:(?:24|twenty[ -]?four)[ -]?(?:hours?|hrs?|h)|one day|a day)\b"
-_BODY = r"(?: ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass)|bw\b|b\.w\.))?"
+_BODY = r"(?: ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass|wt\b\.?)|bw\b|b\.w\.))?"
 _SALT = r"(?: (?:of )?(?!per\b)[a-z]{2,14}(?= ?/ ?kg\b))?"
 _PER = joined(
     rf"""(?:
@@ -57,7 +57,9 @@ _LINK = re.compile(
 _INVERSE = re.compile(
     r"(?P<unit>kg|min|hr?|day|d|ml|dl|l|g|mmol|s|m)(?: ?\( ?- ?[12] ?\)| ?\^? ?- ?[12](?!\d)|\u207b[¹²])"
 )
-_BODY_WORDS = re.compile(r" ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass)|bw\b|b\.w\.)")
+_BODY_WORDS = re.compile(
+    r" ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass|wt\b\.?)|bw\b|b\.w\.)"
+)
 _SALT_WORDS = re.compile(r"^(\w+) (?:of )?(?!per\b)[a-z]{2,14}(?= ?/ ?kg\b)")
 _FIRST = re.compile(UNIT)
 _SYMBOL = re.compile(rf" ?\({UNIT}\)")
