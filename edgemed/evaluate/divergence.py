@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgemed.core.errors import ModelRefused, UsageError
 from edgemed.core.records import Record
 
 _ROWS = 16
@@ -67,10 +68,21 @@ class DivergenceSummary(Record):
 def divergence(parent: npt.NDArray[np.float32], child: npt.NDArray[np.float32], tokens: Sequence[int]) -> Divergence:
     """Position by position, for logits (positions, n_vocab) of both models; `tokens` are those that stand there.
 
-    Raises ValueError when the shapes differ or a logit is no number.
+    Raises UsageError when the vocabularies differ in size, ModelRefused when a logit is no number.
     """
-    if parent.shape != child.shape or len(parent) != len(tokens):
+    if parent.shape[1] != child.shape[1]:
+        raise UsageError(
+            f"The models have vocabularies of {parent.shape[1]} and {child.shape[1]} tokens and cannot be compared.",
+            next_step="name the parent that the model was made from",
+        )
+    if not len(parent) == len(child) == len(tokens):
         raise ValueError(f"logits {parent.shape} and {child.shape} for {len(tokens)} tokens")
+    for name, logits in (("parent", parent), ("child", child)):
+        if not np.isfinite(logits).all():
+            raise ModelRefused(
+                f"The {name} computes values that are no numbers (NaN or infinite).",
+                next_step="look for the damaged tensor; export or quantize the model again",
+            )
     at = np.asarray(tokens, np.int64)
     kl, nll = np.empty(len(at)), np.empty((2, len(at)))
     for start in range(0, len(at), _ROWS):
@@ -79,8 +91,6 @@ def divergence(parent: npt.NDArray[np.float32], child: npt.NDArray[np.float32], 
         kl[rows] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
         for number, logs in enumerate((log_p, log_q)):
             nll[number, rows] = -np.take_along_axis(logs, at[rows, None], axis=1)[:, 0]
-    if not (np.isfinite(kl).all() and np.isfinite(nll).all()):
-        raise ValueError("a logit is NaN or infinite")
     parent_first, child_first = parent.argmax(axis=1).astype(np.int64), child.argmax(axis=1).astype(np.int64)
     return Divergence(np.maximum(kl, 0.0), parent_first, child_first, nll[0], nll[1])
 

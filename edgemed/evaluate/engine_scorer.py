@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from edgemed.core.errors import EngineFailed, MissingExtra, UsageError
 from edgemed.models.gguf import check_gguf
@@ -27,8 +28,9 @@ _LONGEST_SECONDS = 3600
 class EngineScorer:
     """A Scorer on a GGUF file; also a context manager. Its process ends with `close`, and with this process.
 
-    `context_length` bounds prompt and answer together; the KV cache is float32. Raises ModelRefused for a file that
-    must not be given to the engine, EngineFailed when its process ends, MissingExtra without the engine.
+    `context_length` bounds prompt and answer together; the KV cache is float32. `n_threads` 0: one for each core.
+    Raises ModelRefused for a file that must not be given to the engine, EngineFailed when its process ends,
+    MissingExtra without the engine.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class EngineScorer:
         if find_spec("llama_cpp") is None:
             raise MissingExtra("llama-cpp-python", "llama-cpp")
         check_gguf(path)
+        n_threads = n_threads or psutil.cpu_count(logical=False) or 1
         self.path = path
         self.context_length = context_length
         self._longest_seconds = longest_seconds

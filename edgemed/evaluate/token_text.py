@@ -12,6 +12,7 @@ from typing import Any
 
 from edgemed.core.prompt import PromptPart
 from edgemed.engines.prompt_tokens import PromptTokenizer, SpecialToken
+from edgemed.engines.thinking import CLOSE, CLOSING, OPEN, is_reasoning
 from edgemed.medical.prompts import messages_for
 from edgemed.models.chat_template import render_chat
 from edgemed.models.config import read_json
@@ -65,16 +66,24 @@ class TokenText:
         }
         self._special = {token.id for token in special.values()}
         self._tokenizer.encode_special_tokens = True  # a special token is one in the template's own text only
+        tags = [self._tokenizer.token_to_id(tag) is not None for tag in (OPEN, CLOSE)]
+        self._reasons = self._template is not None and is_reasoning(self._template[0], both_are_tokens=all(tags))
         self._prompts = PromptTokenizer(special, self.ids, self._bos())
 
     def prompt(self, question: str, opening: str = "") -> list[int]:
-        """Token ids of the question in the project's template and the model's own, and of the answer's `opening`."""
+        """Token ids of the question in the project's template and the model's own, and of the answer's `opening`.
+
+        A reasoning model finds its thinking ended before it began.
+        """
         messages = messages_for(question)
         if self._template is None:
             parts = [PromptPart("\n\n".join(message["content"] for message in messages) + "\n\n", special=True)]
         else:
             template, bos, eos = self._template
             parts = render_chat(template, messages, bos_token=bos, eos_token=eos)
+            if self._reasons:
+                opened = parts[-1].text.rstrip().endswith(OPEN)
+                parts.append(PromptPart(CLOSING if opened else f"{OPEN}\n{CLOSING}", special=True))
         return self._prompts.ids([*parts, PromptPart(opening, special=False)] if opening else parts)
 
     def text_ids(self, text: str) -> list[int]:

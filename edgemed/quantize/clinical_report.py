@@ -135,8 +135,8 @@ def clinical_report(
 ) -> ClinicalReport:
     """The report on two models that are both open.
 
-    Cost: per prompt, one answer of the parent and one reading of it by each model. Raises what scorers raise, and
-    ValueError when the two have vocabularies of different sizes.
+    Cost: per prompt, one answer of the parent and one reading of it by each model. Raises what scorers raise,
+    UsageError when the two have vocabularies of different sizes, ModelRefused when one computes NaN or infinity.
     """
     progress = progress or SilentProgress()
     part = parent_part(parent, tokens, questions, progress)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgemed.core.errors import ModelRefused, UsageError
 from edgemed.evaluate.divergence import divergence, joined, summary
 
 
@@ -45,13 +46,20 @@ def test_logits_far_apart_stay_finite() -> None:
     assert divergence(parent, child, [0]).kl[0] == pytest.approx(3e4)
 
 
-def test_what_is_no_number_is_refused() -> None:
+def test_what_is_no_number_is_refused_with_the_model_that_said_it() -> None:
     broken = some_logits(1)
     broken[7, 3] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ModelRefused, match="child computes values that are no numbers"):
         divergence(some_logits(1), broken, [0] * 40)
+    with pytest.raises(ModelRefused, match="parent"):
+        divergence(broken, some_logits(1), [0] * 40)
+
+
+def test_models_with_other_vocabularies_are_not_compared() -> None:
+    with pytest.raises(UsageError, match="17 and 16 tokens"):
+        divergence(some_logits(1), some_logits(1, vocab=16), [0] * 40)
     with pytest.raises(ValueError, match="39 tokens"):
-        divergence(broken, broken, [0] * 39)
+        divergence(some_logits(1), some_logits(2), [0] * 39)
 
 
 def test_parts_are_joined_and_cut_by_masks() -> None:
