@@ -1,39 +1,43 @@
 """The category of a question: equation (1) of the method paper (arXiv 2505.00025), beside it the danger signs.
 
-f(q) = argmax over c of the number of keywords of c in q. Keywords are phrases (`phrases`), matched longest first on
-word boundaries; a denied one ("no fever") does not count; a tie goes to the more urgent class; no hit is `general`.
-A long message names many things and asks one. Words that ask ("treatments for") are therefore counted before words that
-only name ("biopsy"), and sentences that ask before those that tell: the first of these four that holds any decides.
-Danger signs are a flag of their own: three words about doses do not outvote a convulsion.
+f(q) = argmax over c of the sum over the keywords w of c in q. In a language with learned weights each word and run of
+words w counts with its own weight for c (`weights/category_<language>.json`, `matching.linear`), the keywords among
+them; in the others each keyword counts one (`matching.category_keywords`), and so it does where the two best classes of
+the weighted sum are nearly equal. Danger signs are a flag of their own: three words about doses do not outvote a
+convulsion.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
-from edgemed.medical.danger import HEAD, TAIL, DangerSign, danger_signs_in_any_language
-from edgemed.medical.language import DEFAULT_LANGUAGE, Category, Language, language_data
-from edgemed.medical.matching.cues import clause_words, cue_matcher, standing_of
-from edgemed.medical.matching.phrases import DRUG, Phrases, Words, words_of
-from edgemed.medical.mentions import TermKind
-from edgemed.medical.reading import Reading, read
-from edgemed.medical.terms.lexicon import find_terms
-
-PRIORITY = (
-    Category.EMERGENCY,
-    Category.MEDICATION,
-    Category.DIAGNOSIS,
-    Category.TREATMENT,
-    Category.PREVENTION,
+from edgemed.medical.danger import DangerSign, danger_signs_in_any_language
+from edgemed.medical.language import DEFAULT_LANGUAGE, Category, language_data
+from edgemed.medical.matching.category_features import Features, category_features
+from edgemed.medical.matching.category_keywords import (
+    PRIORITY,
+    ReadQuestion,
+    by_count,
+    keyword_counts,
+    read_question,
+    subclass_of,
 )
+from edgemed.medical.matching.linear import LinearWeights, shipped_weights, weights_in
+from edgemed.medical.reading import Reading, read
+
+__all__ = ["PRIORITY", "Classification", "category_by_count", "category_of", "category_scores", "classify"]
+
+MARGIN = 0.05
+"""Where the two best classes are less than this apart in probability, counting decides between them."""
+READ_HEAD, READ_TAIL = 4_000, 1_000
+"""Characters of a long question that are read for its category; for danger signs more are (`danger`)."""
 MOST_REASONS = 20
 """So many different words are given as reasons; the scores count all."""
-_DRUG_SOUGHT = 20_000  # characters in which a drug's name is looked for
+_LEAST_REASON = 0.1  # of the greatest: what adds less to the category is no reason for it
 
 
 class Classification(Record):
@@ -43,12 +47,13 @@ class Classification(Record):
     subclass: str
     """Within the category, such as "dose"; "" when no word tells."""
     scores: dict[Category, int]
-    """How many keywords of each class the whole question holds; those that ask decide before the others."""
+    """How many keywords of each class the whole question holds. In a language with learned weights these are one
+    ground among others, and the category need not be that of the greatest count."""
     reasons: tuple[str, ...]
-    """The question's words that speak for the category, as written, each once."""
+    """The question's words that speak most for the category, as written, each once."""
     danger: tuple[DangerSign, ...]
     read_whole: bool
-    """False: the question was so long that only its head and its tail were read."""
+    """False: the question was so long that only its head and its tail were read for the category."""
     danger_checked: bool
     """False: this language's danger signs were not tested, or it has none."""
 
@@ -58,228 +63,139 @@ class Classification(Record):
         return Category.EMERGENCY if self.danger else self.category
 
 
-@dataclass(frozen=True, slots=True)
-class _Keyword:
-    """A keyword found: its class, and its place in the plain text."""
-
-    category: Category | None
-    word: int
-    start: int
-    end: int
-    sentence: int
-    asks: bool = False
-    """It says what is asked ("treatments for"), where others name what the question is about ("biopsy")."""
-
-
 def classify(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> Classification:
-    """The category, subclass, reasons and danger signs of a question; linear in its length, never raises on text."""
-    reading = read(_read_part(question))
-    words = _words(reading, language, folder)
-    found = _keywords(words, reading, language, folder)
-    deciding = _deciding(found, asking_sentences(words, reading.plain, language, folder))
-    category = _best(deciding)
+    """The category, subclass, reasons and danger signs of a question; linear in its length, never raises on text.
+
+    Raises UsageError for a language without a file, and for a malformed file of a language or of weights.
+    """
+    found = read_question(read(read_part(question)), language, folder)
+    category, features, weights = _decided(found, language, folder)
     return Classification(
         category=category,
-        subclass=_subclass(words, category, language, folder),
-        scores=_scores(found),
-        reasons=_reasons(reading, [keyword for keyword in deciding if keyword.category is category]),
+        subclass=subclass_of(found.words, category, language, folder),
+        scores=keyword_counts(found.keywords),
+        reasons=_reasons(found, category, features, weights, language, folder),
         danger=danger_signs_in_any_language(question, language, folder),
-        read_whole=len(question) <= HEAD + TAIL,
+        read_whole=len(question) <= READ_HEAD + READ_TAIL,
         danger_checked=language_data(language, folder).danger_checked,
     )
 
 
 def category_of(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> Category:
     """The category of a question in `language`; linear in its length, never raises on text."""
-    reading = read(_read_part(question))
-    words = _words(reading, language, folder)
-    found = _keywords(words, reading, language, folder)
-    return _best(_deciding(found, asking_sentences(words, reading.plain, language, folder)))
+    return _decided(read_question(read(read_part(question)), language, folder), language, folder)[0]
+
+
+def category_by_count(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> Category:
+    """The category by equation (1) as it was published, each keyword counting one, whatever weights there are."""
+    return by_count(read_question(read(read_part(question)), language, folder).deciding)
 
 
 def category_scores(question: str, language: str = DEFAULT_LANGUAGE, folder: Path | None = None) -> dict[Category, int]:
     """How many keywords of each of the five categories the question holds, denied ones left out."""
-    reading = read(_read_part(question))
-    return _scores(_keywords(_words(reading, language, folder), reading, language, folder))
+    return keyword_counts(read_question(read(read_part(question)), language, folder).keywords)
 
 
-def _read_part(question: str) -> str:
-    """What is read of a question: all of it, or the head and the tail of a very long one."""
-    return question if len(question) <= HEAD + TAIL else f"{question[:HEAD]}\n{question[-TAIL:]}"
+def weights_of(language: str, folder: Path | None = None) -> LinearWeights | None:
+    """The learned weights of a language's categories, read once; None where it has none.
+
+    A language file of the clinic's own takes `category_<language>.json` beside it, never the shipped weights, which
+    were learned with other lists. Raises UsageError for a malformed file, with the field at fault.
+    """
+    return _weights_of(language, folder)
 
 
-def _words(reading: Reading, language: str, folder: Path | None) -> Words:
-    data = language_data(language, folder)
-    return words_of(reading.plain, joins=data.joins, clause_words=clause_words(data))
-
-
-def _keywords(words: Words, reading: Reading, language: str, folder: Path | None) -> list[_Keyword]:
-    """The keywords that count, those that ask last; names of drugs are such where no keyword speaks of medication."""
-    denied = standing_of(words, cue_matcher(language, folder).find(words)).denied
-    drugs = list(_drugs(reading, words))
-    found = [each for each in _found(words, _matcher(language, folder)) if not denied[each.word]]
-    if drugs and not _speaks_of_drugs(found):
-        found.append(drugs[0])
-    asked = _found(_with_drugs(words, drugs), _asked_matcher(language, folder))
-    treats = any(each.category is Category.TREATMENT for each in asked)
-    if language_data(language, folder).asked.medication and not treats and not _speaks_of_drugs(asked):
-        ends = [each.end for each in asked]
-        for drug in drugs:
-            place = bisect_left(ends, drug.end)
-            if place == len(asked) or asked[place].start > drug.start:
-                asked.append(drug)
-                break
-    return found + [replace(each, asks=True) for each in asked if each.category is not None]
-
-
-def _speaks_of_drugs(found: list[_Keyword]) -> bool:
-    return any(each.category in (Category.MEDICATION, Category.PREVENTION) for each in found)
-
-
-def _found(words: Words, matcher: tuple[Phrases, tuple[Category | None, ...]]) -> list[_Keyword]:
-    phrases, classes = matcher
-    return [
-        _Keyword(
-            classes[each.value],
-            each.start,
-            words.starts[each.start],
-            words.ends[each.end - 1],
-            words.sentences[each.start],
+@cache
+def _weights_of(language: str, folder: Path | None) -> LinearWeights | None:
+    name = f"category_{language}"
+    weights = shipped_weights(name)
+    if folder is not None and (folder / f"{language}.toml").is_file():
+        own = folder / f"{name}.json"
+        weights = weights_in(own) if own.is_file() else None
+    if weights and (strange := [given for given in weights.classes if given not in set(Category)]):
+        raise UsageError(
+            f"The weights {name}.json are malformed: classes: {strange[0]!r} is no category.",
+            next_step=f"use: {', '.join(Category)}",
         )
-        for each in phrases.longest(words)
+    return weights
+
+
+def read_part(question: str) -> str:
+    """What is read of a question for its category: all of it, or the head and the tail of a very long one."""
+    return question if len(question) <= READ_HEAD + READ_TAIL else f"{question[:READ_HEAD]}\n{question[-READ_TAIL:]}"
+
+
+def _decided(
+    found: ReadQuestion, language: str, folder: Path | None
+) -> tuple[Category, Features | None, LinearWeights | None]:
+    """The category; with the features and weights that it follows from, None where counting decided."""
+    counted = by_count(found.deciding)
+    weights = weights_of(language, folder)
+    if weights is None or not found.words.forms:
+        return counted, None, None
+    features = category_features(found, language, folder)
+    shares = weights.probabilities(features.values)
+    best, *others = sorted(shares, key=lambda name: -shares[name])
+    if others and counted == others[0] and shares[best] - shares[others[0]] < MARGIN:
+        return counted, None, None
+    return Category(best), features, weights
+
+
+def _reasons(
+    found: ReadQuestion,
+    category: Category,
+    features: Features | None,
+    weights: LinearWeights | None,
+    language: str,
+    folder: Path | None,
+) -> tuple[str, ...]:
+    """The words that speak most for the category, in their order: by their weights, or the keywords that decided."""
+    if features is None or weights is None:
+        spans = [(each.start, each.end) for each in found.deciding if each.category is category]
+    else:
+        spans = _weightiest(found, weights.contributions(features.values, category.value), features, language, folder)
+    return _as_written(found.reading, spans)
+
+
+def _weightiest(
+    found: ReadQuestion, added: dict[str, float], features: Features, language: str, folder: Path | None
+) -> list[tuple[int, int]]:
+    """The places whose features add most, none over another, cut to their first and last word that is not common."""
+    common, words = language_data(language, folder).common_words, found.words
+    telling = [
+        (start, end)
+        for form, start, end in zip(words.forms, words.starts, words.ends, strict=True)
+        if form not in common and len(form) > 1
     ]
+    firsts = {start: place for place, (start, _) in enumerate(telling)}
+    sums: dict[tuple[int, int], float] = {}
+    for feature, value in added.items():
+        places = features.places.get(feature, [])
+        for place in places:
+            if inside := [start for start in _starts(words.starts, *place) if start in firsts]:
+                span = inside[0], telling[firsts[inside[-1]]][1]
+                sums[span] = sums.get(span, 0.0) + value / len(places)
+    chosen: list[tuple[int, int]] = []
+    least = _LEAST_REASON * max(sums.values(), default=0.0)
+    for span, value in sorted(sums.items(), key=lambda item: -item[1]):
+        if value <= max(least, 0.0) or len(chosen) == MOST_REASONS:
+            break
+        if all(span[1] <= start or end <= span[0] for start, end in chosen):
+            chosen.append(span)
+    return sorted(chosen)
 
 
-def _drugs(reading: Reading, words: Words) -> Iterator[_Keyword]:
-    """The drugs and kinds of drugs that the head of the text names, but for vaccines and "medicine" itself."""
-    place = 0
-    for term in find_terms(reading.plain[:_DRUG_SOUGHT]):
-        if term.kind not in (TermKind.DRUG, TermKind.DRUG_CLASS) or not term.listed:
-            continue
-        if term.name != "medicine" and "vaccine" not in term.name:
-            place = bisect_left(words.starts, term.start, place)
-            if place < len(words) and words.starts[place] == term.start:
-                yield _Keyword(Category.MEDICATION, place, term.start, term.end, words.sentences[place])
+def _starts(starts: list[int], first: int, last: int) -> list[int]:
+    """The starts of the words in a place of the plain text."""
+    return starts[bisect_left(starts, first) : bisect_left(starts, last)]
 
 
-def _with_drugs(words: Words, drugs: list[_Keyword]) -> Words:
-    """The words with each drug's name as the one word `{drug}`."""
-    changed = Words([], [], [], [], [])
-    ends = {drug.start: drug.end for drug in drugs}
-    inside = 0
-    for form, start, end, sentence, clause in zip(
-        words.forms, words.starts, words.ends, words.sentences, words.clauses, strict=True
-    ):
-        if start < inside:
-            changed.ends[-1] = end
-            continue
-        inside = ends.get(start, 0)
-        changed.forms.append(DRUG if inside else form)
-        changed.starts.append(start)
-        changed.ends.append(end)
-        changed.sentences.append(sentence)
-        changed.clauses.append(clause)
-    return changed
-
-
-def asking_sentences(words: Words, plain: str, language: str, folder: Path | None) -> set[int]:
-    """The numbers of the sentences that ask: a question mark ends them, or they hold words of asking."""
-    matcher = _asking_matcher(language, folder)
-    asking = {words.sentences[found.start] for found in matcher.find(words, most=1_000)} if matcher else set()
-    for place, end in enumerate(words.ends):
-        last = place + 1 == len(words)
-        if (last or words.sentences[place + 1] != words.sentences[place]) and words.sentences[place] not in asking:
-            rest = plain[end : min(end + 40, len(plain) if last else words.starts[place + 1])]
-            if "?" in rest or "\u061f" in rest:
-                asking.add(words.sentences[place])
-    return asking
-
-
-def _deciding(found: list[_Keyword], asking: set[int]) -> list[_Keyword]:
-    """The keywords that decide: those that ask before others, those in sentences that ask before others."""
-    for asks in (True, False):
-        pool = [keyword for keyword in found if keyword.asks is asks]
-        pool = [keyword for keyword in pool if keyword.sentence in asking] or pool
-        if pool:
-            return pool
-    return []
-
-
-def _scores(found: list[_Keyword]) -> dict[Category, int]:
-    """How many keywords of each class there are; one that both asks and names counts once."""
-    scores = dict.fromkeys(PRIORITY, 0)
-    asked = {(keyword.category, place) for keyword in found if keyword.asks for place in (keyword.start, -keyword.end)}
-    for keyword in found:
-        same = {(keyword.category, keyword.start), (keyword.category, -keyword.end)} & asked
-        if keyword.category in scores and (keyword.asks or not same):
-            scores[keyword.category] += 1
-    return scores
-
-
-def _best(found: list[_Keyword]) -> Category:
-    """The category of most keywords; `general` without any, or when more words speak for it than for each other."""
-    scores = _scores(found)
-    best = max(PRIORITY, key=lambda category: scores[category])  # max keeps the first of equals: the priority
-    general = sum(keyword.category is Category.GENERAL for keyword in found)
-    return best if scores[best] and scores[best] >= general else Category.GENERAL
-
-
-def _subclass(words: Words, category: Category, language: str, folder: Path | None) -> str:
-    """The subclass with the most words; the first in the language file of equals, "" of none."""
-    matcher, names = _subclass_matcher(category, language, folder)
-    if matcher is None:
-        return ""
-    counts = dict.fromkeys(names, 0)
-    for found in matcher.longest(words):
-        counts[names[found.value]] += 1
-    best = max(names, key=lambda name: counts[name])
-    return best if counts[best] else ""
-
-
-def _reasons(reading: Reading, found: list[_Keyword]) -> tuple[str, ...]:
+def _as_written(reading: Reading, spans: list[tuple[int, int]]) -> tuple[str, ...]:
     reasons: dict[str, None] = {}
-    for keyword in found:
-        start, end = keyword.start, keyword.end
+    for start, end in spans:
         if reading.places is not None:
             start, end = reading.places[start], reading.places[end]
         reasons[reading.text[start:end].encode("utf-8", "replace").decode()] = None
         if len(reasons) == MOST_REASONS:
             break
     return tuple(reasons)
-
-
-@cache
-def _matcher(language: str, folder: Path | None) -> tuple[Phrases, tuple[Category | None, ...]]:
-    data = language_data(language, folder)
-    classes = (*PRIORITY, Category.GENERAL)
-    return _phrases([data.keywords.get(category, ()) for category in classes], data), classes
-
-
-@cache
-def _asked_matcher(language: str, folder: Path | None) -> tuple[Phrases, tuple[Category | None, ...]]:
-    data = language_data(language, folder)
-    classes = (*PRIORITY, Category.GENERAL)
-    lists = [*(data.asked.of(category) for category in classes), data.asked.nothing]
-    return _phrases(lists, data), (*classes, None)
-
-
-@cache
-def _asking_matcher(language: str, folder: Path | None) -> Phrases | None:
-    data = language_data(language, folder)
-    return _phrases([data.asked.sentences], data) if data.asked.sentences else None
-
-
-def _phrases(lists: Sequence[Iterable[str]], data: Language) -> Phrases:
-    """A matcher of several lists; the value of a phrase is the number of its list."""
-    values: dict[str, tuple[int, ...]] = {}
-    for value, words in enumerate(lists):
-        for word in words:
-            values[word] = (*values.get(word, ()), value)
-    return Phrases(values, joins=data.joins, prefixes=data.verb_prefixes.by_sign())
-
-
-@cache
-def _subclass_matcher(category: Category, language: str, folder: Path | None) -> tuple[Phrases | None, tuple[str, ...]]:
-    data = language_data(language, folder)
-    lists = data.subclasses.get(category, {})
-    return (_phrases(list(lists.values()), data) if lists else None), tuple(lists)
