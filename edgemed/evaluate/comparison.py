@@ -6,6 +6,7 @@ when the child is asked.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -78,6 +79,18 @@ class AnswerComparison:
     changes: tuple[DoseChange, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One answer of the parent's."""
+
+    prompt: EvaluationPrompt
+    ids: list[int]
+    """Of the prompt and of the answer."""
+    first: int
+    """Where the answer begins."""
+    answer: TokenizedText
+
+
 def parent_part(
     parent: Scorer, tokens: TokenText, questions: Questions, progress: Progress, keep: LogitsFile | None = None
 ) -> ParentPart:
@@ -116,19 +129,20 @@ def compare_answers(
     parent: Predictions, child: Scorer, tokens: TokenText, questions: Questions, part: ParentPart, progress: Progress
 ) -> AnswerComparison:
     """Both models' predictions for each token of the parent's answers."""
-    found, changes, n_spans = [], [], {"amount": 0, "interval": 0}
+    found: list[Divergence] = []
+    changes: list[DoseChange] = []
+    n_spans: Counter[str] = Counter()
     masks: dict[Group, list[npt.NDArray[np.bool_]]] = {group: [] for group in GROUPS}
     with progress.task("The child reads the answers", len(questions.prompts), "answers") as task:
         for prompt, (ids, first) in zip(questions.prompts, _answer_texts(tokens, questions, part), strict=True):
-            answer = tokens.tokenized(ids[first:])
-            here = divergence(parent.logits(ids, first), child.logits(ids, first), answer.ids)
+            given = _Given(prompt, ids, first, tokens.tokenized(ids[first:]))
+            here = divergence(parent.logits(ids, first), child.logits(ids, first), given.answer.ids)
             found.append(here)
-            for group, mask in token_groups(answer).items():
+            for group, mask in token_groups(given.answer).items():
                 masks[group].append(mask)
-            for span in dose_spans(answer):
-                n_spans[span.kind] += 1
-                if places := differing_tokens(span, here.parent_first, here.child_first):
-                    changes.append(_change(child, tokens, prompt, ids[:first], answer, span, places))
+            spans = dose_spans(given.answer)
+            n_spans.update(span.kind for span in spans)
+            changes += _changes(child, tokens, given, spans, here)
             task.advance()
     none = np.empty(0, np.bool_)
     return AnswerComparison(
@@ -185,25 +199,24 @@ def _windows(tokens: TokenText, text: str) -> list[tuple[list[int], int]]:
     return [(ids[start : start + _WINDOW], 1) for start in range(0, len(ids) - 1, _WINDOW)]
 
 
-def _change(
-    child: Scorer,
-    tokens: TokenText,
-    prompt: EvaluationPrompt,
-    prompt_ids: Sequence[int],
-    answer: TokenizedText,
-    span: DoseSpan,
-    places: tuple[int, ...],
-) -> DoseChange:
-    """What the child makes of one span, from the first token that it would not have chosen."""
-    before = answer.ids[: places[0]]
-    after = child.greedy([*prompt_ids, *before], tokens_to_go_on(span, places[0]))
-    kind, words = changed_words(answer, span, places[0], tokens.tokenized([*before, *after]))
-    return DoseChange(
-        prompt=prompt.id,
-        question=prompt.question,
-        span=span.kind,
-        kind=kind,
-        parent_words=words_of(answer, span),
-        child_words=words,
-        positions=places,
-    )
+def _changes(
+    child: Scorer, tokens: TokenText, given: _Given, spans: Sequence[DoseSpan], here: Divergence
+) -> Iterator[DoseChange]:
+    """What the child makes of each span that it would not have said, from the first token that differs."""
+    for span in spans:
+        places = differing_tokens(span, here.parent_first, here.child_first)
+        if not places:
+            continue
+        before = given.ids[: given.first + places[0]]
+        after = child.greedy(before, tokens_to_go_on(span, places[0]))
+        said = tokens.tokenized([*before[given.first :], *after])
+        kind, words = changed_words(given.answer, span, places[0], said)
+        yield DoseChange(
+            prompt=given.prompt.id,
+            question=given.prompt.question,
+            span=span.kind,
+            kind=kind,
+            parent_words=words_of(given.answer, span),
+            child_words=words,
+            positions=places,
+        )
