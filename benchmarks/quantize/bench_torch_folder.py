@@ -5,11 +5,11 @@
 layer   One 8-bit layer of 18944 x 3584 with activations that have outliers: weight-only against bitsandbytes'
         Linear8bitLt, as it computes on a CPU and (its operations run one by one) on a GPU. Error of the outputs.
 demo    The demonstration model: KL to its 16-bit parent on the table of facts, layers of each kind by themselves.
-folder  A checkpoint of random weights in the shape of Qwen2 (30 layers: 1.0 billion weights): time and memory of writing it,
-        resident memory of the loaded model against the parent's in 16 bits, in processes of their own.
+folder  A checkpoint of random weights in the shape of Qwen2 (30 layers: 1.0 billion weights): time and memory of
+        writing it, resident memory of the loaded model against the parent's in 16 bits, each in its own process.
 
-CPU seconds, one thread. What is called "as on a GPU" is the same arithmetic, done by bitsandbytes on the CPU: its errors
-are those of a GPU, its times are not. `--device cuda` loads and times the models of the last part there.
+CPU seconds, one thread. What is called "as on a GPU" is the same arithmetic, done by bitsandbytes on the CPU: its
+errors are those of a GPU, its times are not. `--device cuda` loads and times the models of the last part there.
 """
 
 from __future__ import annotations
@@ -220,6 +220,8 @@ def folder(chosen: argparse.Namespace) -> None:
     work = Path(tempfile.mkdtemp(prefix="edgemed-bench-", dir=chosen.folder))
     try:
         n_bytes, largest = bench_export.write_checkpoint(work / "parent")
+        index = work / "parent" / "model.safetensors.index.json"
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"metadata": {}}))  # transformers insists
         print(f"random Qwen2: {n_bytes / 1e9:.2f} GB in bfloat16, largest tensor {largest / 2**20:.0f} MiB")
         made = ask("--write", work / "parent", work / "out")
         print(
@@ -292,9 +294,10 @@ def load_here(folder: str, dtype: str, device: str) -> None:
     import torch
     import transformers
 
-    import edgemed.quantize.mixed_quantizer
+    from edgemed.quantize.mixed_quantizer import bitsandbytes_library
 
-    del edgemed
+    bitsandbytes_library()
+    _ = transformers.Qwen2ForCausalLM  # imported before memory is first read
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     process = psutil.Process()
