@@ -30,8 +30,8 @@ LEAST_SPANS = 100
 CONFIDENCE = 0.95
 _MORE_TOKENS = 12
 """That the child may take beyond the length of the parent's span."""
-_REACH = 16
-"""Bytes after the place of the difference in which the child's own quantity has to begin."""
+_WORDS = 40
+"""Bytes of what the child says, where that is no quantity."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _KINDS: dict[QuantityKind, SpanKind] = {QuantityKind.DOSE: "amount", QuantityKind.FREQUENCY: "interval"}
 
@@ -107,13 +107,13 @@ def changed_words(
     place = answer.starts[first_difference]
     said = parse(child.text).quantities
     raw = child.text.encode("utf-8", "surrogatepass")
-    reach = max(place, span.quantity.start) + _REACH
+    latest = span.quantity.start + (place <= span.quantity.start)  # a token may bring the blank before a number
     own = next(
-        (q for q in said if _KINDS.get(q.kind) == span.kind and q.end > span.quantity.start and q.start <= reach), None
+        (q for q in said if _KINDS.get(q.kind) == span.kind and span.quantity.start <= q.start <= latest < q.end), None
     )
     start = min(span.quantity.start, place)
     if own is None:
-        return "other", _words(raw[start : start + 60])
+        return "other", _words(raw[start : start + _WORDS])
     before, now = (_NUMBER.findall(_words(text)) for text in (_bytes_of(answer.text, span.quantity), _bytes(raw, own)))
     return _kind(span.quantity, own, same_numbers=before == now), _words(raw[start : own.end])
 
@@ -153,11 +153,12 @@ def upper_bound(n_changed: int, n: int, confidence: float = CONFIDENCE) -> float
 
 
 def _kind(before: Quantity, now: Quantity, *, same_numbers: bool) -> ChangeKind:
-    if (before.low, before.high, before.unit) == (now.low, now.high, now.unit):
+    units = [quantity.unit.removesuffix("/dose") for quantity in (before, now)]  # a dose is one, said or not
+    if (before.low, before.high, units[0]) == (now.low, now.high, units[1]):
         return "exact" if before.comparator == now.comparator else "other"
     if same_numbers:
         return "unit"
-    if before.unit != now.unit or not before.low or not before.high:
+    if units[0] != units[1] or not before.low or not before.high:
         return "other"
     factors = {now.low / before.low, now.high / before.high}
     if factors in ({Fraction(10)}, {Fraction(1, 10)}):
