@@ -23,7 +23,7 @@ REACH = 200
 SENTENCE_END = re.compile(r"(?<![ \d][a-z])[.!?](?=[ \n]+(?!\d)|$)|(?<=\d)\. (?=[a-z])|\n")
 _TO_DRUG = re.compile(
     joined(
-        r"""(?:[ \u2009-]| ?\) (?=of |oral|intravenous|iv )| \([a-z .]{1,14}\) )?
+        r"""(?: \.(?= ))?(?:[ \u2009-]| ?\) (?=of |oral|intravenous|iv )| \([a-z .]{1,14}\) )?
         (?:for )?(?:(?:\( \+ / - \) -|of|the|a|an|oral|orally|iv|i\.v\.|im|i\.m\.|sc|po|intravenous|intramuscular
         |tablets?|tabs?|capsules?
         |caps|pills?|doses?|dose|bolus
@@ -56,6 +56,7 @@ _IN_VITRO = re.compile(
     r"|binding)\b"
 )
 _SHARED_BY = re.compile(r" (?:of\b|had|have|were|was|in\b|[a-z]*men\b|patients|people|children|subjects|cases)")
+_BARE = (QuantityKind.COUNT, QuantityKind.MEASURE)
 _BETWEEN_STRENGTH = frozenset(
     ["", "w/v", "-", "heavy", "plain", "hyperbaric", "isobaric", "viscous", "topical", "aqueous"]
 )
@@ -136,7 +137,7 @@ def _with_drug_kind(plain: str, amount: Amount, drugs: Sequence[FoundTerm], star
             return amount
         if gap is not None and len(gap) < 30 and not in_brackets and _SOLUTION_BEFORE.fullmatch(gap):
             return replace(amount, kind=QuantityKind.DOSE)
-    elif amount.unit == "" and amount.kind is QuantityKind.COUNT and after and plain[amount.end : after.start] == " ":
+    elif amount.unit == "" and amount.kind in _BARE and after and plain[amount.end : after.start] == " ":
         is_dose = plain[amount.start].isalpha() or amount.low < 5
         if is_dose and _ALONE_AFTER.match(plain, after.end):
             return replace(amount, kind=QuantityKind.DOSE)
@@ -229,6 +230,9 @@ def _in_pairs(plain: str, amounts: list[Amount]) -> list[Amount]:
             if _NEXT_BEFORE.search(between) and _NEXT_AFTER.match(plain, right.end) and "." not in between:
                 amounts[place] = replace(right, kind=QuantityKind.DOSE)
                 continue
+        is_strength = left.kind is QuantityKind.DOSE and left.unit == "mL" and right.unit == "%"
+        if is_strength and plain[left.end : right.start].strip() == ",":
+            amounts[place] = replace(right, kind=QuantityKind.DOSE)  # "20 microL, 0.01 %"
         in_pair = left.kind is QuantityKind.DOSE and right.kind is QuantityKind.COUNT and not left.unit + right.unit
         if in_pair and plain[left.end : right.start].strip() in ("/", "+"):
             amounts[place] = replace(right, kind=QuantityKind.DOSE)

@@ -117,7 +117,19 @@ def _owners(plain: str, sentence: _Sentence, amounts: Sequence[Amount]) -> list[
     if _RESPECTIVELY.search(plain, sentence.start, sentence.end) and (zipped := _zipped(drugs, amounts)):
         return zipped
     starts = [drug.start for drug in drugs]
-    return [_owner(plain, drugs, starts, amount) for amount in amounts]
+    owners = [_owner(plain, drugs, starts, amount) for amount in amounts]
+    for place in range(len(amounts) - 2, -1, -1):  # "57.7 and 58.7 mg/kg for bupivacaine"
+        left, right = amounts[place], amounts[place + 1]
+        is_listed = left.unit == right.unit and plain[left.end : right.start].strip() in (
+            "and",
+            "or",
+            ",",
+            "/",
+            ", and",
+        )
+        if is_listed and left.kind is right.kind is QuantityKind.DOSE and plain[left.end - 1].isdigit():
+            owners[place] = owners[place + 1]
+    return owners
 
 
 def _is_of_other(plain: str, amount: Amount) -> bool:

@@ -174,6 +174,8 @@ def test_short_names_and_substances_of_the_body(text: str, drugs: list[str]) -> 
         ("treated with methadone, 28 % men and 32 % women", []),
         ("nitrendipine raised albuminuria compared with 19 mg/24 h in controls", []),
         ("doses (40 mg/kg) of gentamicin", ["gentamicin"]),
+        ("57 and 58 mg/kg for bupivacaine, 111 and 133 mg/kg for lidocaine", ["bupivacaine"] * 2 + ["lidocaine"] * 2),
+        ("tropicamide (20 microL, 0.01 %)", ["tropicamide", "tropicamide"]),
     ],
 )
 def test_the_words_of_a_clause_say_what_is_a_dose_and_whose(text: str, dose: list[str]) -> None:
@@ -197,6 +199,10 @@ def test_the_words_of_a_clause_say_what_is_a_dose_and_whose(text: str, dose: lis
         "increased ( 3 ) H - MK - 801 binding",
         "a selective 5 - HT ( 1B / 1D ) receptor agonist",
         "Mg + 2 ATPase levels",
+        "a common change (mutation) called 20210G>A",
+        "the glutamate 7 receptor subtype",
+        "most cases,1 excluding those caused by drugs",
+        "stage IV is divided into stages A and 4S",
     ],
 )
 def test_names_with_digits_are_no_quantities(text: str) -> None:

@@ -166,6 +166,13 @@ def test_frequencies(text: str, said: str) -> None:
         ("more than 4 years of college", ["duration >48 month"]),
         ("the average age of those is about 60", ["age ~720 month"]),
         ("nearly half ( n = 78 )", ["measure ~1/2", "count 78"]),
+        ("those 65 or older", ["age >=780 month"]),
+        ("P less than . 001", ["measure <1/1000"]),
+        ("two, 3-year-old twins", ["count 2", "age 36 month"]),
+        ("rats ( n = 90 and 260 - 290 g )", ["count 90", "weight 13/50-29/100 kg"]),
+        ("1 mg kg ( - 1 ) week ( - 1 )", ["dose 1 mg/kg/week"]),
+        ("after 1 hour, 2 hours, and possibly 3 hours later", ["time 60 min", "time 120 min", "time 180 min"]),
+        ("a 10 ml venous blood sample", ["measure 10 mL"]),
     ],
 )
 def test_what_was_found_eaten_or_compared_is_no_dose(text: str, said: list[str]) -> None:

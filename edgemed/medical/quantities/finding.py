@@ -30,7 +30,7 @@ MAX_NUMBERS = 400
 
 _CANDIDATE = re.compile(
     joined(
-        rf"""\d+|(?<![\w.])\.(?=\d)|(?<=[=<>(] )\.(?= \d)|[{VULGAR}]
+        rf"""\d+|(?<![\w.])\.(?=\d)|(?<=[=<>(] )\.(?= \d)|(?<=than )\.(?= \d)|[{VULGAR}]
         |\b(?:{"|".join(WORDS)}|an? (?=(?:hour|day|week|month|year) and (?:a )?half\b|half\b|quarter\b|third\b
         |hundred\b|thousand\b|dozen\b|couple of\b)|once|twice
         |thrice
@@ -124,7 +124,7 @@ _DAY_BEFORE = re.compile(
     r"(?<!per )(?<!/)(?<!/ )(?<!a )(?<!each )(?<!every )(?<!next )(?<!first )(?<!same )(?<!that )(?<!one )(?<!last )"
     r"\b(?P<unit>days?|weeks?|months?|hours?|years?) (?:(?:about|around|no) )?$"
 )
-_ANIMAL_DAY_BEFORE = re.compile(r"\b(?:gds?|pnds?|pn|(?:gestation|gestational|postnatal|embryonic) days?) $")
+_ANIMAL_DAY_BEFORE = re.compile(r"\b(?:gds?|pnds?|pn(?: \))?|(?:gestation|gestational|postnatal|embryonic) days?) $")
 """Of an age in days: "GD 9", "gestational day 11", "PND 21"."""
 _SPACED_SIGN = re.compile(r" (?:,|\)|\.)(?= |$)")
 

@@ -47,7 +47,8 @@ _NUTRIENT = joined(
     |calories|alcohol|caffeine|protein|cholesterol|fruit|vegetables|potassium(?= intake))"""
 )
 _OUTPUT_AFTER = re.compile(
-    rf" (?:\([^()]{{1,14}}\) )?(?:or (?:more|less) )?(?:of )?(?:(?!and\b)[a-z]+ )?(?:urine|blood loss|pus"
+    rf" (?:\([^()]{{1,14}}\) )?(?:or (?:more|less) )?(?:of )?(?:(?!and\b)[a-z]+ )?(?:urine|blood samples?"
+    rf"|blood loss|pus"
     rf"|bleeding|drained|lost|clear fluid"
     rf"|albumin for"
     rf"|milk|{_NUTRIENT})\b(?! ?- ?free)"

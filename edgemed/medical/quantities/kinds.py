@@ -77,11 +77,12 @@ _SCORED_AFTER = re.compile(
 _YEAR_BEFORE = re.compile(
     r"(?:\b(?:in|since|by|until|till|from|before|after|during|of|year|early|late|mid|between|and|to)|-|\(|,) ?$"
 )
+_OR_OLDER = re.compile(r" (?:or|and) (?:older|younger)\b")
 _MEAN_AGE_IS = re.compile(
     r"\b(?:mean|median|average) age\b[^.;\d]*\b(?:is|was|of|were)(?: about| around| approximately)? $"
 )
 _CITED_BEFORE = re.compile(r"\b[a-z]{3,}\.? $|\"$")
-_CITED_AFTER = re.compile(r" ?[)\].;,:]| [a-z]+ (?:guidelines?|report|study|edition|census|survey)")
+_CITED_AFTER = re.compile(r" ?[)\].;,:]| (?:[a-z]+ ){1,3}(?:guidelines?|report|study|edition|census|survey)")
 """Of "(Smith 1968)" and "2008 Guidelines"."""
 _DOSE_WORD = re.compile(r"\b(?:dose[ds]?|dosage|dosing|strength)(?: (?:of|is|was|to|at|:))* ?$")
 
@@ -123,6 +124,8 @@ def is_measured(before: str) -> bool:
 
 def _bare_kind(value: float, before: str, plain: str, end: int) -> QuantityKind:
     if (_AGE_WORD_BEFORE.search(before) or _MEAN_AGE_IS.search(before)) and value <= 120:
+        return QuantityKind.AGE
+    if value <= 120 and _OR_OLDER.match(plain, end):
         return QuantityKind.AGE
     if _MEASURED.search(before) or _SCORED_AFTER.match(plain, end):
         return QuantityKind.MEASURE

@@ -11,6 +11,7 @@ from edgemed.medical.quantities.unit_chains import CHAIN
 
 _CITATION = re.compile(r"\d{1,5}(?: ?[,-] ?\d{1,5}){0,9} ?\]")
 _RAISED = re.compile(r"\d{1,2}(?:,\d{1,2}){0,4}(?=$| [a-z(])")
+_RAISED_BEHIND_COMMA = re.compile(r"\d{1,2}(?= [a-z]{3,})(?! (?:days?|weeks?|hours?|months?|years?|tab|cap|min))")
 _ITEM_BEFORE = re.compile(r"(?:^|\n|[.;:] )[ (]*$")
 _ITEM = re.compile(r"\d{1,2}[.)](?=\)?[ \t]+[a-z])")
 _ITEM_CLOSED = re.compile(r"\d{1,2} ?\)(?= [a-z\d])")
@@ -32,12 +33,13 @@ _NAME_OVER = re.compile(
     r"|subunit|deficiency"
     r"|prevents?|can|may|also|using|with|by|in|at|on)\b"
 )
-_OF_GENES = re.compile(r"\b(?:genes?|proteins?|enzymes?|chromosomes?|mutations?|subunits?|syndromes?)\b")
+_OF_GENES = re.compile(r"\b(?:genes?|proteins?|enzymes?|chromosomes?|mutations?|receptors?|subunits?|syndromes?)\b")
 _ITEM_IN_BRACKETS = re.compile(r"\d ?\) [a-z]")
 _LETTERED_PHONE = re.compile(r"1-8\d\d-(?=[a-z0-9-]{0,8}[a-z])[a-z0-9-]+")
 _ORDINAL = re.compile(r"\d{1,4}(?:st|nd|rd|th)\b")
 _KARYOTYPE_OR_DIMENSION = re.compile(
-    r"4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:gradient|images?|mri|ct|recon|view|map|data|echo|ultra|imag|struct"
+    r"\d{1,6}[acgt]>[acgt]\b|4[5-9],? ?x[xyo]*\b|[23][ -]?d(?= (?:gradient|images?|mri|ct|recon|view|map|data"
+    r"|echo|ultra|imag|struct"
     r"|model|scan|conform|print))"
 )
 _CODE = re.compile(r"\d{3,6}\b(?! [.,] \d| ?[%:/]|-| - \d)")
@@ -85,7 +87,9 @@ _NAMED_BEFORE = re.compile(
         (?: ?- ?| )?(?:\d+[a-z]? ?(?:and|or|,|to|through|vs ?\.?|versus|-|/|&) ?){0,3}$"""
     )
 )
-_TYPE_BEFORE = re.compile(r"\b(?:types?|subtypes?|stages?|groups?|chromosomes?) $")
+_TYPE_BEFORE = re.compile(
+    r"\b(?:types?|subtypes?|stages?|groups?|chromosomes?) (?:[a-z\d]{1,3} (?:and|or|to|through) )?$"
+)
 _SUBTYPE = re.compile(r"\d{1,2}[a-z](?![a-z0-9/])")
 """Of "type 2L"."""
 _SPACED_NAME_BEFORE = re.compile(
@@ -101,7 +105,8 @@ _SUFFIX = joined(
     |(?:n?or|iso|cyclo|di|tri)?(?:hydroxy|fluoro|methyl|mercapto|amino|deoxy|aza|benz|chloro|nitro|acetyl|phenyl|iodo
     |bromo
     |oxo|thio|dihydroxy|propano|butano|hexan|androst|azido|keto|lipox|nucleot|reductase|dimethyl|methoxy|ethyl|carbox
-    |sulfo)\w*|[a-z]{2,}(?:yl|oyl|oxy|amine|amide|azine|azole|quinoline|idine|ethane|propane|benzene|diol)|ones)"""
+    |sulfo)\w*|[a-z]{2,}(?:yl|oyl|oxy|amine|amide|azine|azole|quinoline|idine|ethane|propane|folic|benzene|diol)
+    |ones)"""
 )
 _CHEMICAL = re.compile(
     rf"5[ -]{{0,3}}fl[a-z]{{2,6}}uracil\b|\d{{1,2}}(?: ?, ?\d{{1,2}}){{0,3}}'? ?- ?{_SUFFIX}(?![a-z0-9])(?:-\w+)*"
@@ -155,6 +160,8 @@ def name_at(plain: str, start: int, before: str, *, cut_in_words: bool) -> Unrea
 
 def _citation(plain: str, start: int, before: str) -> Unread | None:
     """The numbers of "[12, 13]" and of "the kidney.3"."""
+    if before.endswith(",") and before[-2:-1].isalpha() and (match := _RAISED_BEHIND_COMMA.match(plain, start)):
+        return Unread(start, match.end(), "a citation")
     if before.endswith(("[", "[ ")) and (match := _CITATION.match(plain, start)):
         return Unread(start, match.end(), "a citation")
     if plain[start] == "." and before[-1:] in ")]\"'" and (match := _RAISED.match(plain, start + 1)):
@@ -288,9 +295,10 @@ def _may_precede(word: str, plain: str, start: int) -> bool:
 
 
 def _named(plain: str, start: int, before: str) -> Unread | None:
-    if before[-1:] not in (" ", "-", "/", ",") or not _NAMED_BEFORE.search(before):
+    if before[-1:] not in (" ", "-", "/", ","):
         return None
-    if _UNIT_AFTER.match(plain, start) and not (_TYPE_BEFORE.search(before) and _SUBTYPE.match(plain, start)):
+    is_subtype = _SUBTYPE.match(plain, start) and _TYPE_BEFORE.search(before)
+    if not is_subtype and (not _NAMED_BEFORE.search(before) or _UNIT_AFTER.match(plain, start)):
         return None
     return _word(plain, start, start)
 

@@ -23,12 +23,13 @@ _MORE_DAYS = re.compile(
 )
 _AGES_BEFORE = re.compile(r"\bage[sd](?: of| \d+,?){0,3} $")
 _COUNTED_AFTER = re.compile(r" ?-? ?[a-z]+s\b|[.,]\d")
+_SAMPLE_BEFORE = re.compile(r"\bn ?= ?$")
 _BY = re.compile(r" ?(?:x|by) ?")
 _LENDERS = (QuantityKind.DOSE, QuantityKind.AGE, QuantityKind.DURATION, QuantityKind.TIME, QuantityKind.WEIGHT)
 _LENT_MEASURES = re.compile(r"%|/|°|mm|kcal|mmHg|kPa")
 _ASIDE = re.compile(r" ?(?:\(|[;,]) ?(?:(?:range|mean|median)[ :,]*)?(?<! , )(?<!; )")
 _CLOCKED = ("min", "day", "month")
-_TIME_LINK = re.compile(r" ?(?:\([^()]{1,30}\) ?)?(?:,|and|or|, and|, or|,and) ")
+_TIME_LINK = re.compile(r" ?(?:\([^()]{1,30}\) ?)?(?:,|and|or|, and|, or|,and)(?: possibly)? ")
 _WRITTEN = {"min": "h"}
 MOST_FORMS = 10
 """More tablets, drops or puffs are not listed before a comma: such a number is a strength."""
@@ -94,6 +95,10 @@ def _borrows(plain: str, left: Amount, right: Amount, lender: Amount) -> bool:
     if not lender.unit or not _is_bare(plain, left):
         return False
     between = plain[left.end : right.start]
+    if _SAMPLE_BEFORE.search(plain, max(0, left.start - 6), left.start):
+        return False
+    if lender.kind is QuantityKind.AGE and plain[left.start].isalpha() and _COMMA.fullmatch(between):
+        return False  # "two, 3-year-old twins"
     if _BY.fullmatch(between):
         return lender.unit == "mm"
     if not between.strip(" ") or not _LIST.fullmatch(between):

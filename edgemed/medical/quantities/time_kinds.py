@@ -80,7 +80,11 @@ _SECONDS_OF = re.compile(
 )
 _MEAN_AGE = re.compile(r"\b(?:mean|median|average) age\b[^.;]*$|\bage(?: range)?(?: ?[;:(,])? ?(?:range )?$")
 _BABY_BEFORE = re.compile(r"\b(?:newborn|neonate|preterm|prem|premature|baby|primi\w*|g\d ?p\d)\b[^.;]{0,20}$")
-_OF_TRAINING = re.compile(r" of (?:[a-z]+ )?(?:college|school|education|training|experience|treatment|therapy|follow)")
+_OF_TIME = re.compile(r"\b(?:duration|survival|interval|follow ?- ?up|time|period|treated|treatment)\b")
+_OF_TRAINING = re.compile(
+    r" of (?:[a-z]+ )?(?:[a-z]+ )?(?:college|school|education|training|experience|treatment|therapy|follow"
+    r"|symptoms|trying)"
+)
 _WEIGHED_BEFORE = re.compile(r"[\d.] ?k?g(?: (?:body weight|in weight))? ?(?:,|and|;) $")
 """Of "(30 - 35 g, 6 - 8 wk)"."""
 _YEARS_GROUP = re.compile(r"[ -](?:age )?groups?\b")
@@ -116,7 +120,7 @@ def _time_kind(unit: str, value: float, before: str, plain: str, end: int) -> Qu
         return QuantityKind.DURATION
     if _TIME_AFTER.match(plain, end):
         return QuantityKind.TIME
-    if not short and _AGE_BEFORE.search(before):
+    if not short and _AGE_BEFORE.search(before) and not _OF_TIME.search(before):
         return QuantityKind.AGE
     if _FOR_BEFORE.search(before) or _COURSE_AFTER.match(plain, end):
         return QuantityKind.DURATION

@@ -32,7 +32,7 @@ _PER = joined(
     | each (?=dose|day|night){_DIVISOR}
     |(?<!%)(?<!hg)(?<!°c)(?<!kg) (?:in|within|over a) (?:any |each |a )?{_ONE_DAY}
     | ?/ ?%(?: ?(?:tbsa|bsa|burns?|burned|burnt)\b)?
-    | ?[.\u00b7x*]? ?(?:kg|min|hr?|day|d|l|ml|dl|g|mmol|s)(?: ?\( ?- ?1 ?\)| ?\^? ?- ?1(?!\d)|\u207b¹)
+    | ?[.\u00b7x*]? ?(?:kg|min|hr?|day|week|d|l|ml|dl|g|mmol|s)(?: ?\( ?- ?1 ?\)| ?\^? ?- ?1(?!\d)|\u207b¹)
     | ?[.\u00b7x*]? ?m(?: ?\( ?- ?2 ?\)| ?\^? ?- ?2(?!\d)|\u207b²)
     )"""
 )
@@ -55,7 +55,7 @@ _LINK = re.compile(
     r"|a day)| "
 )
 _INVERSE = re.compile(
-    r"(?P<unit>kg|min|hr?|day|d|ml|dl|l|g|mmol|s|m)(?: ?\( ?- ?[12] ?\)| ?\^? ?- ?[12](?!\d)|\u207b[¹²])"
+    r"(?P<unit>kg|min|hr?|day|week|d|ml|dl|l|g|mmol|s|m)(?: ?\( ?- ?[12] ?\)| ?\^? ?- ?[12](?!\d)|\u207b[¹²])"
 )
 _BODY_WORDS = re.compile(
     r" ?(?:of )?(?:(?:actual|ideal|lean|real|total) )?(?:body[ -]?(?:weight|mass|wt\b\.?)|bw\b|b\.w\.)"
