@@ -1,11 +1,12 @@
 """What bit allocation rests on: does sensitivity add up, does the cheap estimate agree, does the allocation win?
 
-    python benchmarks/quantize/bench_sensitivity.py OUTPUT [--checkpoint DIR] [--tokens 2000] [--seed 11] [--threads 1]
+    python benchmarks/quantize/bench_sensitivity.py OUTPUT [--checkpoint DIR] [--texts FILE --others FILE]
+        [--tokens 2000] [--seed 11] [--threads 1]
 
 OUTPUT is a folder for the sensitivity files; a run that was killed goes on where it ended. Weights are rounded to
-nearest, as llama.cpp does. Tables, in nats per token of text drawn with another seed unless said otherwise:
+nearest, as llama.cpp does. Tables, in nats per token of text drawn with another seed (or of OTHERS) unless said:
 
-1. times, and the rank correlation of the second-order estimate with the measured divergence;
+1. times, and the rank correlation of the second-order estimate, in memory and streamed, with the measured divergence;
 2. additivity: the sum of the divergences of single tensors beside that of the whole assignment, same text;
 3. allocation against llama.cpp's q4_k_m at its size: by measured costs, by the estimate, and by either multiplied by
    the layer's attention to medical terms.
@@ -41,6 +42,7 @@ from edgemed.quantize.sensitivity import (
     measured_sensitivity,
     write_sensitivity,
 )
+from edgemed.quantize.streamed_sensitivity import streamed_sensitivity
 from edgemed.quantize.term_attention import attention_to_terms, weighed_by_attention
 
 FORMATS = ("q2_k", "q3_k", "q4_k", "iq4_nl", "q5_k", "q6_k", "q8_0")
@@ -67,23 +69,29 @@ def q4_k_m(names: list[str], n_layers: int) -> dict[str, str]:
 class Bench:
     """The model, its rounded weights, and the texts."""
 
-    def __init__(self, folder: Path, tokens: int, seed: int) -> None:
+    def __init__(self, arguments: argparse.Namespace) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
+        folder, tokens, seed = arguments.checkpoint, arguments.tokens, arguments.seed
         self.checkpoint = open_checkpoint(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
         parameters = dict(self.model.named_parameters())
         self.weights = {name: p.detach().numpy().copy() for name, p in parameters.items() if p.ndim == 2}
         self.names = sorted(self.weights)
-        self.texts = calibration_set(folder, tokens=tokens, least=1, seed=seed)
-        self.others = calibration_set(folder, tokens=tokens, least=1, seed=seed + 1000)
+        self.texts = calibration_set(folder, arguments.texts, tokens=tokens, least=1, seed=seed)
+        self.others = calibration_set(folder, arguments.others, tokens=tokens, least=1, seed=seed + 1000)
         self.formats = dict.fromkeys(self.names, FORMATS)
 
     @cache  # noqa: B019
     def rounded(self, name: str, kind: str) -> np.ndarray:
         """To nearest."""
         return dequantize(BY_NAME[kind], round_rows(self.weights[name], BY_NAME[kind], None, name))
+
+    @staticmethod
+    def nearest(rows: np.ndarray, kind: str, name: str) -> np.ndarray:
+        """Some rows, to nearest."""
+        return dequantize(BY_NAME[kind], round_rows(rows, BY_NAME[kind], None, name))
 
     def n_bytes(self, name: str, kind: str) -> int:
         rows, columns = self.weights[name].shape
@@ -170,7 +178,7 @@ def contest(bench: Bench, costs: dict[str, list[Option]], fresh: LayerReplay) ->
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything, in order."""
     timed = Timed()
-    bench = Bench(arguments.checkpoint, arguments.tokens, arguments.seed)
+    bench = Bench(arguments)
     print(f"{len(bench.names)} tensors, {bench.texts.n_tokens} tokens, {bench.others.n_tokens} others", flush=True)
     timed("rounding", lambda: [bench.rounded(name, kind) for name in bench.names for kind in FORMATS])
     output = arguments.output / f"sensitivity-{arguments.seed}.json"
@@ -197,12 +205,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             measured.n_tokens,
         ),
     )
+    streamed = timed(
+        "streamed",
+        lambda: streamed_sensitivity(
+            bench.checkpoint, texts, bench.formats, bench.nearest, bench.inputs("second_order"), SilentProgress()
+        ),
+    )
     layers = {name: layer_of(name) for name in bench.names}
-    costs = {"measured": measured.options(bench.n_bytes), "estimated": estimate.options(bench.n_bytes)}
+    found = {"measured": measured, "estimated": estimate, "streamed": streamed}
+    costs = {name: sensitivity.options(bench.n_bytes) for name, sensitivity in found.items()}
     for name in ("measured", "estimated"):
         costs[f"{name} x attention"] = weighed_by_attention(costs[name], attention, layers)
     timed("allocation", lambda: allocate(costs["measured"], bench.size(dict.fromkeys(bench.names, "q4_k"))))
-    agree = correlations(measured, estimate)
+    agree = {name: correlations(measured, found[name]) for name in ("estimated", "streamed")}
     print(f"  rank correlation: {agree}", flush=True)
     parts = additivity(bench, measured, LayerReplay(bench.model, texts))
     for part in parts:
@@ -224,6 +239,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--checkpoint", type=Path, default=demo_checkpoint_path())
+    parser.add_argument("--texts", type=Path, help="calibration file; without it, the table of facts")
+    parser.add_argument("--others", type=Path, help="text for the comparison, disjoint from --texts")
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--threads", type=int, default=1)
