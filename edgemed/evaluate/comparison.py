@@ -106,13 +106,23 @@ def parent_part(
         choices=choices_of(parent, tokens, questions, progress, "The parent chooses"),
     )
     if keep is not None:
-        texts = [*_answer_texts(tokens, questions, part), *medical_texts(tokens, questions)]
-        texts += general_texts(tokens, questions)
-        with progress.task("The parent's predictions", len(texts), "texts") as task:
-            for ids, first in texts:
-                keep.put(ids, first, parent.logits(ids, first))
-                task.advance()
+        _keep_predictions(parent, tokens, questions, part, keep, progress)
     return part
+
+
+def _keep_predictions(
+    parent: Scorer, tokens: TokenText, questions: Questions, part: ParentPart, keep: LogitsFile, progress: Progress
+) -> None:
+    texts = [*_answer_texts(tokens, questions, part), *medical_texts(tokens, questions)]
+    texts += general_texts(tokens, questions)
+    n_rows = sum(len(ids) - first for ids, first in texts)
+    with progress.task("The parent's predictions", len(texts), "texts") as task:
+        for number, (ids, first) in enumerate(texts):
+            rows = parent.logits(ids, first)
+            if number == 0:
+                keep.require_room(n_rows, rows.shape[1])
+            keep.put(ids, first, rows)
+            task.advance()
 
 
 def choices_of(

@@ -7,6 +7,7 @@ index, written last. Float16 would not do: its steps near 20, a usual logit, are
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from edgemed.core.errors import EdgemedError, UsageError
 from edgemed.core.files import write_text
 from edgemed.core.records import digest_of
+from edgemed.core.units import format_bytes
 
 
 class LogitsFile:
@@ -37,6 +39,16 @@ class LogitsFile:
         if not self._writes:
             self._read_index()
         self._file = path.open("wb" if self._writes else "rb")
+
+    def require_room(self, n_rows: int, n_vocab: int) -> None:
+        """Raise EdgemedError, with the sizes, unless the disk has room for so many rows."""
+        needed, free = 4 * n_rows * n_vocab, shutil.disk_usage(self._path.parent).free
+        if needed > free:
+            raise EdgemedError(
+                f"The parent's predictions need {format_bytes(needed)} at {self._path.parent}; {format_bytes(free)} "
+                "is free.",
+                next_step="free space on that disk, or name another place",
+            )
 
     def put(self, ids: Sequence[int], first: int, rows: npt.NDArray[np.float32]) -> None:
         """Keep the answer to one question."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemed.core.errors import UsageError
+from edgemed.core.errors import EdgemedError, UsageError
 from edgemed.evaluate.logits_file import LogitsFile
 
 ROWS = np.random.default_rng(0).standard_normal((5, 11)).astype(np.float32)
@@ -58,3 +58,10 @@ def test_a_file_that_was_not_finished_is_begun_again(tmp_path: Path) -> None:
         file.put([7, 8], 1, ROWS[4:])
     with LogitsFile(path) as file:
         assert np.array_equal(file.logits([7, 8], 1), ROWS[4:])
+
+
+def test_a_disk_without_room_is_told_before_it_is_full(tmp_path: Path) -> None:
+    with LogitsFile(tmp_path / "parent.f32") as file:
+        file.require_room(10, 1000)
+        with pytest.raises(EdgemedError, match=r"need .*TiB .* is free"):
+            file.require_room(10**9, 10**5)
