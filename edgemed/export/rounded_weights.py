@@ -108,14 +108,17 @@ class _RoundedReader(TensorReader):
             rows = self._rounded(stored, start, stop)
         if planned.change is Change.ADD_ONE:
             rows -= np.float32(1)
-        self._errors.add(tensor.name, super().float32(tensor, start, stop), rows)
+        step = _rows_of_a_piece(rows)
+        for first in range(start, stop, step):
+            original = super().float32(tensor, first, min(first + step, stop))
+            self._errors.add(tensor.name, original, rows[first - start : first - start + len(original)])
         return rows
 
     def _rounded(self, stored: GgufTensor, start: int, stop: int) -> Floats:
         columns = math.prod(stored.shape[1:])
         result = np.empty((stop - start, columns), np.float32)
         row_bytes = stored.type.row_bytes(columns)
-        step = max(1, _PIECE // columns)
+        step = _rows_of_a_piece(result)
         for first in range(start, stop, step):
             last = min(first + step, stop)
             self._file.seek(stored.offset + first * row_bytes)
@@ -125,6 +128,10 @@ class _RoundedReader(TensorReader):
             packed = np.frombuffer(raw, np.uint8).reshape(last - first, row_bytes)
             result[first - start : last - start] = _widened(stored.type, packed)
         return result.reshape(stop - start, *stored.shape[1:])
+
+
+def _rows_of_a_piece(rows: Floats) -> int:
+    return max(1, _PIECE // max(1, math.prod(rows.shape[1:])))
 
 
 def _widened(kind: TensorType, packed: npt.NDArray[np.uint8]) -> Floats:

@@ -1,12 +1,17 @@
 """Tensors on their way: rows are read, changed and packed a piece at a time, in memory that is used again and again.
 
-One thread does it all. Packing on two threads was measured and gave nothing: numpy's operations on a piece that fits in
-cache take microseconds, and threads lose as much by handing the interpreter's lock to and fro.
+Reading and packing are one thread's work. Packing on two threads was measured and gave nothing: numpy's operations on a
+piece that fits in cache take microseconds, and threads lose as much by handing the interpreter's lock to and fro.
+llama.cpp's searches for scales are another matter: 12 to 180 CPU seconds per billion weights, without that lock. They
+share the rows of a piece among all cores; rows do not depend on each other, so the bytes stay the same.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +30,9 @@ CHUNK_BYTES = 1024 * 1024
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
+_SHARED_WEIGHTS = 1 << 16
+"""Weights of a piece for which a thread is worth its while: some milliseconds of searching."""
+
 _PACKED_HERE = (F32, F16, BF16, Q8_0)
 """Types that edgemed.formats.packing packs, the same as llama.cpp; the others are rounded by llama.cpp itself."""
 
@@ -40,14 +48,24 @@ class Rounder(Protocol):
 
 
 class TensorStream:
-    """Packs tensors one after the other; the same few buffers serve all of them."""
+    """Packs tensors one after the other; the same few buffers serve all of them. To be closed by a with block."""
 
     def __init__(self, reader: TensorReader, rounder: Rounder | None = None) -> None:
         self._reader = reader
         self._rounder = rounder
+        self._n_threads = _usable_cores()
+        self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="rounding")
         self._packer = Packer()
         self._raw = np.empty(CHUNK_BYTES, np.uint8)
         self._packed = np.empty(2 * CHUNK_BYTES, np.uint8)
+
+    def __enter__(self) -> TensorStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown()
 
     def packed(self, stored: StoredTensor, planned: ConvertedTensor, target: TensorType) -> Iterator[Bytes]:
         """The packed bytes of one tensor, in order; each piece is good until the next is asked for.
@@ -82,7 +100,7 @@ class TensorStream:
             weights = to_float32(rows, dtype)
             packed = None if self._rounder is None else self._rounder.packed(planned, target, weights, start)
             if packed is None and target not in _PACKED_HERE:
-                packed = round_rows(weights, target, name=planned.source)
+                packed = self._round(weights, target, planned.source)
             if packed is not None:
                 return packed.reshape(-1)
         n_bytes = target.row_bytes(rows.size)
@@ -91,6 +109,18 @@ class TensorStream:
         out = self._packed[:n_bytes]
         self._packer.pack(rows, dtype, target, out, planned.source)
         return out
+
+    def _round(self, weights: Floats, target: TensorType, name: str) -> Bytes:
+        """Rows rounded to nearest, some by each thread."""
+        n_parts = max(1, min(self._n_threads, len(weights), weights.size // _SHARED_WEIGHTS))
+        parts = np.array_split(weights, n_parts)
+        done = list(self._threads.map(lambda part: round_rows(part, target, name=name), parts))
+        return done[0] if n_parts == 1 else np.concatenate(done)
+
+
+def _usable_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux: what this process may use
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _pieces(stored: StoredTensor, planned: ConvertedTensor) -> Iterator[tuple[int, int]]:

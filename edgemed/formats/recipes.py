@@ -190,6 +190,11 @@ def _rule_faults(rule: Rule, closed: Mapping[str, int], seen: set[tuple[str, str
         elif rule.layers is not None and role in _OUTSIDE_LAYERS:
             yield f"layers: {role} lies in no layer"
         seen.add((role, condition))
+    for target, name in rule.on.items():
+        try:
+            type_of(name, target)
+        except UsageError as error:
+            yield f"on.{target}: {error.what.rstrip('.')}"
 
 
 class Tensor(Protocol):

@@ -20,6 +20,7 @@ from edgemed.export.gguf import export_gguf
 from edgemed.export.preflight import prepare
 from edgemed.export.report import ExportReport, LogitCheck
 from edgemed.formats.recipes import find_recipe
+from edgemed.models.checkpoint import open_checkpoint
 from edgemed.models.gguf import check_gguf
 
 pytestmark = pytest.mark.needs_torch
@@ -176,6 +177,21 @@ def test_a_rounder_s_tensors_are_written_and_the_others_rounded_to_nearest(
         assert [start for start, _ in rounder.asked[asked]] == ends[:-1]
         assert ends[-1] == shape[0]
     assert len(rounder.asked[name]) > 1
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_threads_do_not_change_the_bytes(
+    checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_threads: int
+) -> None:
+    monkeypatch.setattr(stream, "_SHARED_WEIGHTS", 64)
+    monkeypatch.setattr(stream, "_usable_cores", lambda: n_threads)
+    convert_only(monkeypatch)
+    source = open_checkpoint(checkpoint("llama"))
+    export_gguf(source.folder, tmp_path / "ours.gguf", recipe="q4_k_m")
+    kind, packed = tensors_of(tmp_path / "ours.gguf")["blk.1.attn_output.weight"]
+    with source.reader() as reader:
+        weights = reader.float32(source.tensors["model.layers.1.self_attn.o_proj.weight"])
+    assert packed == round_rows(weights, BY_NAME[kind]).tobytes()
 
 
 def test_a_rounder_that_hands_over_another_tensor_is_caught(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemed.core.errors import UsageError
+from edgemed.core.tensor_types import BY_NAME
 from edgemed.formats.recipes import (
     ROLES,
     Bound,
@@ -81,6 +82,22 @@ def test_a_shipped_recipe_is_found_by_the_name_of_its_file() -> None:
     assert {path.stem for path in folder.glob("*.toml")} == set(shipped_recipes())
     for path in folder.glob("*.toml"):
         assert find_recipe(path).name == path.stem
+
+
+@given(
+    st.sampled_from(sorted(shipped_recipes())),
+    st.integers(1, 40),
+    st.integers(1, 600),
+    st.integers(1, 600),
+    st.booleans(),
+)
+def test_rows_always_fill_whole_blocks(name: str, n_layers: int, hidden: int, ffn: int, tied: bool) -> None:
+    parts = model(n_layers, hidden, ffn, 1, tied)
+    found = bind(find_recipe(name), parts, n_layers)
+    assert [one.name for one in found] == [part.name for part in parts]
+    for part, one in zip(parts, found, strict=True):
+        assert BY_NAME[one.type].row_bytes(part.shape[-1]) > 0
+        assert bool(one.reason) is (one.type != one.wanted)
 
 
 @pytest.mark.parametrize("recipe", ["f32", "f16", "bf16", "q8_0"])
@@ -245,6 +262,7 @@ def test_the_digest_names_what_a_recipe_does_and_not_how_it_is_described() -> No
         (('format = "f16"', 'format = "f16"\nlayers = { first = "9/8" }'), "rules.0.layers.first"),
         (('["all"]', '["head"]\nlayers = { every = 2 }'), "rules.0.layers: head lies in no layer"),
         (('format = "f16"', 'format = "f16"\non.tflite = "f16"'), "rules.0.on.tflite"),
+        (('format = "f16"', 'format = "f16"\non.torch = "q6_k"'), "rules.0.on.torch: .*its equivalent there is int8"),
         (('format = "f16"', 'format = "f16"\nwidth = 3'), "rules.0.width: Extra inputs"),
         (("[[rules]]", "[[rules]"), "no valid TOML"),
     ],
