@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from edgemed.cli.checkpoints import source_checkpoint
 from edgemed.cli.console import Console
-from edgemed.cli.options import Json, Verbose
+from edgemed.cli.options import AcceptChangedDoses, Calibration, Json, TargetBpw, TargetSize, Verbose
 from edgemed.core.errors import UsageError
-from edgemed.core.settings import PROJECT_FILE, project_settings
 from edgemed.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from edgemed.export.report import ExportReport, Fallback
-
-_RUNS = Path("runs")
 
 
 def export(
@@ -30,18 +28,27 @@ def export(
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Formats of the weights: a recipe's name, or a TOML file.")
     ] = "q8_0",
+    calibration: Calibration = None,
+    target_size: TargetSize = None,
+    target_bpw: TargetBpw = None,
+    accept_changed_doses: AcceptChangedDoses = False,
     output: Annotated[Path | None, typer.Option(help="File to write, or a folder to write it in.")] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Export a checkpoint to GGUF and verify it: token ids, and logits where torch is installed."""
+    """Export a checkpoint to GGUF and verify it: token ids, and logits where torch is installed.
+
+    Recipes of less than 8 bits are calibrated on medical text, and a model that gives other doses than its parent is
+    not written.
+    """
     if target != "gguf":
         _refuse_target(target)
-    from edgemed.export.gguf import export_gguf
+    from edgemed.export.compress import Compression, export_any
 
     console = Console(json_mode=json, verbose=verbose)
-    source = _source(model)
-    report = export_gguf(source, _output_file(output, source, recipe), recipe=recipe, progress=console)
+    source = source_checkpoint(model, command="export")
+    wanted = Compression(recipe, calibration, target_size, target_bpw, accept_changed_doses)
+    report = export_any(source, _output_file(output, source, recipe), wanted, progress=console)
     console.record(report)
     console.table(f"Exported {report.output.name}", rows_of(report))
 
@@ -94,30 +101,6 @@ def _refuse_target(target: str) -> NoReturn:
     if target == "onnx":
         raise UsageError("Export to ONNX is not available yet; now: gguf.", next_step="edgemed export --target gguf")
     raise UsageError(f"There is no target {target!r}; available: gguf.", next_step="edgemed export --target gguf")
-
-
-def _source(model: str | None) -> Path:
-    """The checkpoint MODEL names; "demo" is the built-in one's. UsageError for an empty name."""
-    from edgemed.demo import DEMO_NAME, demo_checkpoint_path
-
-    if model is None:
-        return _default_source()
-    if not model.strip():
-        raise UsageError("The name of the checkpoint is empty.", next_step="name a folder; . is the current one")
-    return demo_checkpoint_path() if model == DEMO_NAME and not Path(model).exists() else Path(model)
-
-
-def _default_source() -> Path:
-    """Without MODEL: `[model] path` of edgemed.toml, else the newest finished run; UsageError names both."""
-    if configured := project_settings().model.path:
-        return configured
-    finished = [path.parent for path in _RUNS.glob("**/config.json")]
-    if finished:
-        return max(finished, key=lambda folder: (folder / "config.json").stat().st_mtime)
-    raise UsageError(
-        f"No model was named: {PROJECT_FILE} here has no [model] path, and {_RUNS}/ holds no finished run.",
-        next_step="edgemed export CHECKPOINT_FOLDER --target gguf",
-    )
 
 
 def _output_file(output: Path | None, source: Path, recipe: str) -> Path:

@@ -19,7 +19,7 @@ from edgemed.formats.blocks import dequantize
 from edgemed.models.checkpoint import layer_of
 from edgemed.quantize.allocation import allocate, budget_from
 from edgemed.quantize.calibration_texts import CalibrationSet, CalibrationText
-from edgemed.quantize.rounding import round_matrix
+from edgemed.quantize.rounding import BlockRounding
 from edgemed.quantize.second_order import input_moments
 from edgemed.quantize.sensitivity import SensitivityInputs, checkpoint_digest, measured_sensitivity
 
@@ -62,7 +62,7 @@ def allocated_formats(
         kind = BY_NAME[form]
         if layer_of(name) is None:
             return dequantize(kind, round_rows(weights[name], kind, None, name))
-        return dequantize(kind, round_matrix(weights[name], kind, moments[name], name, device=device).packed)
+        return dequantize(kind, BlockRounding(kind).round(weights[name], moments[name], name, device).stored)
 
     some = _first(texts, MEASURED_TOKENS)
     inputs = SensitivityInputs(

@@ -11,37 +11,37 @@ A run that was killed goes on where it stopped, as long as it is asked for the s
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from edgemed_converters.plan import ConvertedTensor
 
-from edgemed.core.errors import MissingExtra, UsageError
+from edgemed.core.errors import UsageError
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.tensor_types import BY_NAME, TensorType
-from edgemed.core.units import format_bytes
+from edgemed.evaluate.engine_scorer import EngineScorer
 from edgemed.export.gguf import export_gguf
 from edgemed.export.preflight import ExportPlan, prepare
 from edgemed.export.report import ExportReport
 from edgemed.formats.blocks import has_codes
-from edgemed.formats.recipes import QuantRecipe
+from edgemed.formats.recipes import QuantRecipe, find_recipe
+from edgemed.formats.targets import type_of
 from edgemed.models.checkpoint import layer_of
-from edgemed.quantize.calibration_texts import CalibrationSet, calibration_set
-from edgemed.quantize.layerwise import RoundedTensor, round_layers
+from edgemed.models.gguf import check_gguf, spec_from_gguf
+from edgemed.quantize.calibration import NO_CALIBRATION, require_calibration, texts_for
+from edgemed.quantize.clinical_report import ClinicalReport, ReportSubject, role_sizes
+from edgemed.quantize.gate import Judge, decide
+from edgemed.quantize.layerwise import RoundedTensor, round_layers, worst
+from edgemed.quantize.rounding import BlockRounding
 
 _SILENT = SilentProgress()
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-LEAST_TOKENS = 16_000
-"""Tokens to calibrate on, at least; more for layers with more inputs than that."""
-_TOKENS_PER_INPUT = 1.25
 AUTO_BASE = "q4_k_m"
 """The recipe that says, under `auto`, what is no matrix of a decoder layer, and the size where none is asked for."""
 
@@ -52,12 +52,14 @@ class Compression:
 
     recipe: str | QuantRecipe
     """A shipped recipe's name, a file, or "auto"."""
-    calibration: Path | None = None
-    """A file of texts; None: the table of facts."""
+    calibration: str | None = None
+    """A file of texts; None: the table of facts; "none": round to nearest, without calibration and report."""
     target_size: str | None = None
     """Size of the file, such as "4.6GB"; for `auto`."""
     target_bpw: float | None = None
     """Bits per weight; for `auto`."""
+    accept_changed_doses: bool = False
+    """Put the file in place although the clinical gate failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,38 @@ class FinishedTensors:
         finished = self.by_source.get(planned.source)
         if finished is None:
             return None
-        if finished.kind is not kind:
-            raise ValueError(f"{planned.source} was rounded to {finished.kind.name}, {kind.name} is wanted")
-        return finished.packed()[start : start + len(weights)]
+        if finished.format != kind.name:
+            raise ValueError(f"{planned.source} was rounded to {finished.format}, {kind.name} is wanted")
+        return finished.stored()[start : start + len(weights)]
 
 
-def can_calibrate() -> bool:
-    """Whether the packages that run a checkpoint are installed."""
-    return find_spec("torch") is not None and find_spec("transformers") is not None
+def export_any(
+    source: Path, output: Path, wanted: Compression, *, progress: Progress = _SILENT, device: str = "cpu"
+) -> ExportReport:
+    """The report of a finished export: calibrated and with the clinical gate where the recipe takes less than 8 bits.
+
+    A recipe of 8 bits or more is rounded to nearest unless a calibration file is named. Raises what `export_compressed`
+    and `export_gguf` raise.
+    """
+    if wanted.calibration != NO_CALIBRATION and (wanted.calibration or _below_8_bits(wanted.recipe)):
+        return export_compressed(source, output, wanted, progress=progress, device=device)
+    if wanted.recipe == "auto" or wanted.target_size or wanted.target_bpw:
+        raise UsageError(
+            "Choosing formats to a size takes --recipe auto, and calibration.",
+            next_step="edgemed export MODEL --recipe auto --target-bpw 4.7",
+        )
+    if _below_8_bits(wanted.recipe):
+        progress.note("rounded to nearest, and nobody has looked at its doses: --calibration none was asked for")
+    return export_gguf(source, output, recipe=wanted.recipe, progress=progress)
+
+
+def _below_8_bits(recipe: str | QuantRecipe) -> bool:
+    """Whether a recipe has a format of less than 8 bits."""
+    if recipe == "auto":
+        return True
+    chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    types = {BY_NAME[type_of(rule.format_for("gguf"), "gguf")] for rule in chosen.rules}
+    return any(kind.block_bytes < kind.block_size for kind in types)
 
 
 def export_compressed(
@@ -95,7 +121,7 @@ def export_compressed(
             "A target size chooses the formats, and so does a recipe.", next_step="use --recipe auto with a target"
         )
     plan = prepare(source, output, AUTO_BASE if wanted.recipe == "auto" else wanted.recipe)
-    texts = _texts(plan, wanted.calibration)
+    texts = texts_for(plan.checkpoint, matrices(plan), wanted.calibration)
     progress.note(f"calibrating on {texts.n_tokens} tokens of {texts.source}")
     work = output.absolute().parent / f".{output.name}.work"
     assignment: dict[str, str] | None = None
@@ -105,57 +131,48 @@ def export_compressed(
         assignment = allocated_formats(plan, texts, wanted, work, progress, device)
         plan = prepare(source, output, AUTO_BASE, assignment)
     finished = round_layers(plan.checkpoint, matrices(plan), texts, work / "layers", progress=progress, device=device)
+
+    def judge(child: Path) -> None:
+        name = plan.recipe.name if assignment is None else "auto"
+        report = _clinical_report(
+            source,
+            child,
+            ReportSubject(parent=source.resolve().name, child=output.name, recipe=name, raise_first=worst(finished)),
+            work,
+            progress,
+        )
+        decide(report, output, accepted=wanted.accept_changed_doses, progress=progress)
+
     report = export_gguf(
         source,
         output,
         recipe=plan.recipe,
         assignment=assignment,
         rounder=FinishedTensors(finished),
+        judge=judge,
         progress=progress,
     )
     shutil.rmtree(work)
     return report
 
 
-def matrices(plan: ExportPlan) -> dict[str, TensorType]:
+def matrices(plan: ExportPlan) -> dict[str, BlockRounding]:
     """The matrices of the decoder layers that get a block type, by their names in the checkpoint."""
     types = {part.name: BY_NAME[part.type] for part in plan.parts}
     return {
-        tensor.source: types[tensor.name]
+        tensor.source: BlockRounding(types[tensor.name])
         for tensor in plan.conversion.tensors
         if layer_of(tensor.source) is not None and len(tensor.shape) == 2 and has_codes(types[tensor.name])
     }
 
 
-def require_calibration() -> None:
-    """Raise MissingExtra where a checkpoint cannot be run."""
-    for module in ("torch", "transformers"):
-        if find_spec(module) is None:
-            raise MissingExtra(module, "workstation")
-
-
-def _texts(plan: ExportPlan, file: Path | None) -> CalibrationSet:
-    widest = max((plan.checkpoint.tensors[name].shape[1] for name in matrices(plan)), default=1)
-    wanted = max(LEAST_TOKENS, math.ceil(_TOKENS_PER_INPUT * widest))
-    _check_memory(plan, widest, wanted)
-    return calibration_set(plan.checkpoint.folder, file, tokens=wanted, least=widest)
-
-
-def _check_memory(plan: ExportPlan, widest: int, n_tokens: int) -> None:
-    """Raise UsageError when a layer, its statistics and the texts do not fit the free memory."""
-    import psutil
-
-    from edgemed.evaluate.streamed_model import LIBRARIES_BYTES
-
-    layer = 4 * max(
-        sum(math.prod(tensor.shape) for name, tensor in plan.checkpoint.tensors.items() if layer_of(name) == number)
-        for number in range(plan.spec.n_layers)
-    )
-    moments = 4 * widest * widest
-    needed = LIBRARIES_BYTES + 2 * layer + 4 * moments + 4 * n_tokens * plan.spec.hidden_size
-    free = psutil.virtual_memory().available
-    if free < needed:
-        raise UsageError(
-            f"Calibrating takes {format_bytes(needed)} of memory; {format_bytes(free)} is free.",
-            next_step="close other programs, or round without calibration: --calibration none",
-        )
+def _clinical_report(
+    source: Path, child: Path, subject: ReportSubject, work: Path, progress: Progress
+) -> ClinicalReport:
+    """Parent, exported to 16 bits into `work`, and child, both in the engine that the clinic runs."""
+    parent = work / "parent-f16.gguf"
+    if not parent.is_file():
+        export_gguf(source, parent, recipe="f16", progress=progress)
+    sizes = role_sizes(spec_from_gguf(check_gguf(parent)), spec_from_gguf(check_gguf(child)))
+    judge = Judge(source, work, lambda: EngineScorer(parent), progress)
+    return judge.report(lambda: EngineScorer(child), subject.model_copy(update={"sizes": sizes}))

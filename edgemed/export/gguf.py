@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgemed.core.errors import ModelRefused
@@ -38,12 +38,14 @@ def export_gguf(
     recipe: str | QuantRecipe,
     assignment: Mapping[str, str] | None = None,
     rounder: Rounder | None = None,
+    judge: Callable[[Path], None] | None = None,
     progress: Progress = _SILENT,
 ) -> ExportReport:
     """The report of a finished export of the checkpoint folder `source` to the file `output`.
 
     `recipe` is a shipped one's name, a TOML file or a recipe; `assignment` names formats for tensors of the GGUF,
-    before the recipe's; `rounder` rounds otherwise than to nearest. Raises UsageError, MissingExtra, ModelRefused (the
+    before the recipe's; `rounder` rounds otherwise than to nearest; `judge` is shown the verified file before it is put
+    in place, and raises to leave nothing. Raises UsageError, MissingExtra, ModelRefused (the
     checkpoint, or an exported file that does not agree with it) or EdgemedError (the disk); then no file is left, and
     an older `output` stays.
     """
@@ -56,6 +58,8 @@ def export_gguf(
         converted = time.perf_counter()
         tokens, logits = _verify(plan, part, progress)
         verified = time.perf_counter()
+        if judge is not None:
+            judge(part)
     return _report(plan, output, tokens, logits, seconds=(converted - began, verified - converted))
 
 
@@ -67,8 +71,8 @@ def convert(plan: ExportPlan, part: Path, progress: Progress = _SILENT, rounder:
         progress.task("Converting", plan.layout.file_bytes, "B") as task,
         plan.checkpoint.reader() as reader,
         GgufWriter(part, plan.layout) as writer,
+        TensorStream(reader, rounder) as stream,
     ):
-        stream = TensorStream(reader, rounder)
         for tensor in plan.layout.tensors:
             if tensor.name in computed:
                 writer.write(tensor, [computed[tensor.name].values.tobytes()])

@@ -34,13 +34,13 @@ _ROLES: tuple[tuple[str, Role], ...] = (
     ("norm.weight", "norm"),
     ("embed_tokens.weight", "embedding"),
     ("lm_head.weight", "head"),
+    ("qkv_proj.weight", "attention_qkv"),  # before v_proj, which it ends in
     ("q_proj.weight", "attention_q"),
     ("k_proj.weight", "attention_k"),
     ("v_proj.weight", "attention_v"),
-    ("qkv_proj.weight", "attention_qkv"),
     ("o_proj.weight", "attention_output"),
+    ("gate_up_proj.weight", "ffn_gate_up"),  # before up_proj
     ("gate_proj.weight", "ffn_gate"),
-    ("gate_up_proj.weight", "ffn_gate_up"),
     ("up_proj.weight", "ffn_up"),
     ("down_proj.weight", "ffn_down"),
     ("inv_freq", "rope"),
@@ -138,8 +138,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     _refuse_code(folder, config)
     if config.values.get("quantization_config"):
         raise ModelRefused(
-            f"{folder} is already quantized; a GGUF is made from 16- or 32-bit weights.",
-            next_step="export the checkpoint it was quantized from",
+            f"{folder} is already quantized; only 16- or 32-bit weights are exported or quantized.",
+            next_step="give the checkpoint it was quantized from",
         )
     return Checkpoint(folder, config, _all_tensors(folder))
 

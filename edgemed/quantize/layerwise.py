@@ -24,16 +24,15 @@ from edgemed.core.errors import EdgemedError, ModelRefused
 from edgemed.core.files import whole_file, write_text
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import digest_of
-from edgemed.core.tensor_types import BY_NAME, TensorType
 from edgemed.evaluate.streamed_model import StreamedModel
-from edgemed.formats.blocks import dequantize
 from edgemed.models.checkpoint import Checkpoint, spec_from_checkpoint
 from edgemed.quantize.calibration_texts import CalibrationSet
-from edgemed.quantize.rounding import round_matrix
+from edgemed.quantize.rounding import Rounding
 
 Floats = npt.NDArray[np.float32]
 _SILENT = SilentProgress()
 _STATE = "state.json"
+_NAMED = 5  # matrices that a report names
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +41,35 @@ class RoundedTensor:
 
     name: str
     """In the checkpoint."""
-    kind: TensorType
+    format: str
     path: Path
     method: str
     errors: dict[str, float]
     """Relative mean squared error of its outputs on the calibration texts, by method (rounding.RoundedMatrix)."""
 
-    def packed(self) -> npt.NDArray[np.uint8]:
-        """Its packed rows (rows, row_bytes)."""
-        with np.load(self.path) as stored:
-            packed: npt.NDArray[np.uint8] = stored[self.name]
-        return packed
+    def stored(self) -> npt.NDArray[np.uint8]:
+        """What its format stores (rounding.RoundedMatrix)."""
+        with np.load(self.path) as file:
+            stored: npt.NDArray[np.uint8] = file[self.name]
+        return stored
+
+
+def worst(finished: Mapping[str, RoundedTensor]) -> tuple[str, ...]:
+    """The matrices whose outputs lost most, worst first: those that more bits would help most."""
+    by_loss = sorted(finished.values(), key=lambda tensor: -tensor.errors[tensor.method])
+    return tuple(tensor.name for tensor in by_loss[:_NAMED])
 
 
 def round_layers(
     checkpoint: Checkpoint,
-    assignment: Mapping[str, TensorType],
+    assignment: Mapping[str, Rounding],
     calibration: CalibrationSet,
     work: Path,
     *,
     progress: Progress = _SILENT,
     device: str = "cpu",
 ) -> dict[str, RoundedTensor]:
-    """Every matrix of `assignment` (checkpoint name to block type) that lies in a decoder layer, rounded.
+    """Every matrix of `assignment` (by checkpoint name) that lies in a decoder layer, rounded.
 
     `work` is a folder of its own: what an earlier run for the same checkpoint, assignment and calibration left there is
     used; anything else in it is refused. Raises ModelRefused for weights or inputs that are zero or not finite,
@@ -84,7 +89,11 @@ def round_layers(
                 if layer is None:
                     layer = _round_layer(model, number, hidden, calibration, assignment, work, device)
                 finished |= layer
-                with model.layer(number, {t.name: dequantize(t.kind, t.packed()) for t in layer.values()}) as module:
+                rounded = {
+                    name: assignment[name].values(tensor.stored(), reader.float32(checkpoint.tensors[name]))
+                    for name, tensor in layer.items()
+                }
+                with model.layer(number, rounded) as module:
                     hidden = [model.run(module, number, states) for states in hidden]
                 task.advance()
     return finished
@@ -95,12 +104,12 @@ def _round_layer(
     number: int,
     hidden: list[Any],
     calibration: CalibrationSet,
-    assignment: Mapping[str, TensorType],
+    assignment: Mapping[str, Rounding],
     work: Path,
     device: str,
 ) -> dict[str, RoundedTensor]:
     prefix = f"model.layers.{number}."
-    packed: dict[str, npt.NDArray[np.uint8]] = {}
+    stored: dict[str, npt.NDArray[np.uint8]] = {}
     about: dict[str, Any] = {}
     with model.layer(number) as module:
         wanted = {
@@ -113,13 +122,13 @@ def _round_layer(
                 moments.weights = text.weights
                 model.run(module, number, states)
         for name, part in wanted.items():
-            kind = assignment[name]
-            result = round_matrix(part.weight.numpy(), kind, moments.mean(name), name, device=device)
-            packed[name] = result.packed
-            about[name] = {"type": kind.name, "method": result.method, "errors": result.errors}
+            rounding = assignment[name]
+            result = rounding.round(part.weight.numpy(), moments.mean(name), name, device)
+            stored[name] = result.stored
+            about[name] = {"format": rounding.name, "method": result.method, "errors": result.errors}
     path = work / f"layer-{number:03d}.npz"
     with whole_file(path) as part_file, part_file.open("wb") as file:
-        np.savez(file, allow_pickle=False, **packed)
+        np.savez(file, allow_pickle=False, **stored)
     write_text(path.with_suffix(".json"), json.dumps(about))
     return _read(work, number) or {}
 
@@ -176,7 +185,7 @@ def _moments_of(wanted: Mapping[str, Any]) -> Iterator[_Moments]:
             handle.remove()
 
 
-def _digest(checkpoint: Checkpoint, assignment: Mapping[str, TensorType], calibration: CalibrationSet) -> str:
+def _digest(checkpoint: Checkpoint, assignment: Mapping[str, Rounding], calibration: CalibrationSet) -> str:
     """What a work folder is good for."""
     files = sorted(
         {(t.path.name, t.path.stat().st_size, t.path.stat().st_mtime_ns) for t in checkpoint.tensors.values()}
@@ -185,7 +194,7 @@ def _digest(checkpoint: Checkpoint, assignment: Mapping[str, TensorType], calibr
         {
             "spec": spec_from_checkpoint(checkpoint).digest(),
             "files": [list(file) for file in files],
-            "types": {name: kind.name for name, kind in assignment.items()},
+            "formats": {name: rounding.name for name, rounding in assignment.items()},
             "calibration": calibration.digest,
         }
     )
@@ -217,6 +226,6 @@ def _read(work: Path, number: int) -> dict[str, RoundedTensor] | None:
         return None
     entries = json.loads(about.read_text(encoding="utf-8"))
     return {
-        name: RoundedTensor(name, BY_NAME[entry["type"]], path, entry["method"], entry["errors"])
+        name: RoundedTensor(name, entry["format"], path, entry["method"], entry["errors"])
         for name, entry in entries.items()
     }

@@ -1,11 +1,14 @@
-"""Rounds one matrix to a block type: llama.cpp's own search gives the scales, error compensation the codes.
+"""Rounds one matrix: the target's own way gives the scales, error compensation the codes.
 
 Compensation is asserted, not assumed: what is kept is whatever leaves the smallest error in the layer's outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +16,8 @@ import numpy.typing as npt
 from edgemed.core.errors import ModelRefused
 from edgemed.core.tensor_types import TensorType
 from edgemed.engines.rounding import round_rows
-from edgemed.formats.blocks import dequantize, grid_of, has_codes, with_codes
-from edgemed.quantize.compensation import CompensationFailed, compensated_codes, reconstruction_error
+from edgemed.formats.blocks import Grid, dequantize, grid_of, has_codes, with_codes
+from edgemed.quantize.compensation import CompensationFailed, compensated_codes, nearest_codes, reconstruction_error
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -24,48 +27,118 @@ Bytes = npt.NDArray[np.uint8]
 class RoundedMatrix:
     """One matrix in its format, and how near its outputs are on the calibration texts."""
 
-    packed: Bytes
-    """(rows, row_bytes)."""
+    stored: Bytes
+    """What the format stores: packed rows (rows, row_bytes) of a block type, or codes (rows, columns)."""
     method: str
     """"compensated", "importance" (scales searched with the inputs' second moments) or "nearest"."""
     errors: dict[str, float]
     """By method: the mean squared error of the outputs, as a share of the outputs' own mean square."""
 
 
-def round_matrix(
-    weights: Floats, kind: TensorType, hessian: Floats, name: str, *, device: str = "cpu"
-) -> RoundedMatrix:
-    """`weights` (rows, columns) in the block type `kind`, for inputs with second moments `hessian` (columns, columns).
+class Rounding(Protocol):
+    """How a matrix gets one format."""
 
-    Raises ModelRefused for weights that are all zero, or not finite, or whose inputs were never anything but zero.
-    """
+    @property
+    def name(self) -> str:
+        """The format's."""
+
+    def round(self, weights: Floats, hessian: Floats, name: str, device: str) -> RoundedMatrix:
+        """`weights` (rows, columns) for inputs with second moments `hessian` (columns, columns).
+
+        Raises ModelRefused for weights that are all zero or not finite, or whose inputs say nothing.
+        """
+
+    def values(self, stored: Bytes, weights: Floats) -> Floats:
+        """What the format makes of `weights`, given what it stores of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRounding:
+    """To a block type of GGUF: llama.cpp's own search gives the scales."""
+
+    kind: TensorType
+
+    @property
+    def name(self) -> str:
+        """See Rounding."""
+        return self.kind.name
+
+    def round(self, weights: Floats, hessian: Floats, name: str, device: str) -> RoundedMatrix:
+        """See Rounding."""
+        whole = _refuse_nothing(weights, hessian, name)
+        importance = np.ascontiguousarray(hessian.diagonal())
+        stored = {
+            "nearest": round_rows(weights, self.kind, None, name),
+            "importance": round_rows(weights, self.kind, importance, name),
+        }
+        errors = {
+            method: reconstruction_error(weights, dequantize(self.kind, packed), hessian) / whole
+            for method, packed in stored.items()
+        }
+        if has_codes(self.kind):
+            scales = _smallest(errors)
+            grid = grid_of(self.kind, stored[scales])
+            try:
+                codes = compensated_codes(weights, hessian, grid, device=device)
+            except CompensationFailed:
+                pass
+            else:
+                stored["compensated"] = with_codes(self.kind, stored[scales], codes)
+                errors["compensated"] = reconstruction_error(weights, grid.values(codes), hessian) / whole
+        best = _smallest(errors)
+        return RoundedMatrix(stored[best], best, errors)
+
+    def values(self, stored: Bytes, weights: Floats) -> Floats:  # noqa: ARG002 - a block type holds its scales
+        """See Rounding."""
+        return dequantize(self.kind, stored)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRounding:
+    """To a format whose scales follow from the weights; only codes are stored."""
+
+    name: str
+    grid: Callable[[Floats], Grid]
+
+    def round(self, weights: Floats, hessian: Floats, name: str, device: str) -> RoundedMatrix:
+        """See Rounding."""
+        whole = _refuse_nothing(weights, hessian, name)
+        grid = self.grid(weights)
+        stored = {"nearest": nearest_codes(weights, grid)}
+        with suppress(CompensationFailed):
+            stored["compensated"] = compensated_codes(weights, hessian, grid, device=device)
+        errors = {
+            method: reconstruction_error(weights, grid.values(codes), hessian) / whole
+            for method, codes in stored.items()
+        }
+        best = _smallest(errors)
+        return RoundedMatrix(stored[best], best, errors)
+
+    def values(self, stored: Bytes, weights: Floats) -> Floats:
+        """See Rounding."""
+        return self.grid(weights).values(stored)
+
+
+def _smallest(errors: dict[str, float]) -> str:
+    return min(errors, key=lambda method: errors[method])
+
+
+def _refuse_nothing(weights: Floats, hessian: Floats, name: str) -> float:
+    """Raise ModelRefused for weights or inputs that say nothing; the mean square of the outputs, summed over them."""
+    if not np.isfinite(weights).all():
+        raise ModelRefused(
+            f"Tensor {name} holds NaN or infinity: the checkpoint is damaged or its training diverged.",
+            next_step="copy the checkpoint again, or take an earlier one",
+        )
     if not weights.any():
         raise ModelRefused(
             f"Tensor {name} holds only zeros: the checkpoint is damaged or was never trained.",
             next_step="copy the checkpoint again, or take another one",
         )
-    importance = np.ascontiguousarray(hessian.diagonal())
-    if not np.isfinite(importance).all() or not importance.any():
+    squares = hessian.diagonal()
+    if not np.isfinite(squares).all() or not squares.any():
         raise ModelRefused(
             f"The inputs of {name} were zero or not finite on every calibration text.",
             next_step="calibrate with other text, or export without calibration",
         )
-    whole = reconstruction_error(weights, np.zeros_like(weights), hessian)
-    candidates = {"nearest": round_rows(weights, kind, None, name)}
-    candidates["importance"] = round_rows(weights, kind, importance, name)
-    errors = {
-        method: reconstruction_error(weights, dequantize(kind, packed), hessian) / whole
-        for method, packed in candidates.items()
-    }
-    if has_codes(kind):
-        scales = min(errors, key=lambda method: errors[method])
-        grid = grid_of(kind, candidates[scales])
-        try:
-            codes = compensated_codes(weights, hessian, grid, device=device)
-        except CompensationFailed:
-            pass
-        else:
-            candidates["compensated"] = with_codes(kind, candidates[scales], codes)
-            errors["compensated"] = reconstruction_error(weights, grid.values(codes), hessian) / whole
-    best = min(errors, key=lambda method: errors[method])
-    return RoundedMatrix(candidates[best], best, errors)
+    return reconstruction_error(weights, np.zeros_like(weights), hessian)

@@ -145,11 +145,13 @@ def write_torch_folder(
     *,
     recipe: str = "nf4-int8",
     recipe_digest: str = "",
+    judge: Callable[[Path], None] | None = None,
     progress: Progress | None = None,
 ) -> TorchFolderReport:
     """Writes the checkpoint in the formats of `assignment` (every tensor's, by name) to the folder `output`.
 
-    `codes_for` is asked once for every packed tensor, layer by layer. Raises UsageError for an assignment that cannot
+    `codes_for` is asked once for every packed tensor, layer by layer; `judge` is shown the finished folder before it is
+    put in place, and raises to leave nothing. Raises UsageError for an assignment that cannot
     be stored and for a folder that is not one of ours, ModelRefused for weights that are NaN, infinite or all zero. The
     folder appears whole or not at all.
     """
@@ -165,6 +167,8 @@ def write_torch_folder(
         values.pop("torch_dtype", None)  # the older name of "dtype"
         write_text(folder / "config.json", json.dumps(values, indent=2) + "\n")
         write_text(folder / "README.md", _card(checkpoint.folder.resolve().name, report))
+        if judge is not None:
+            judge(folder)
     return report
 
 
