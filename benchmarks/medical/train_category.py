@@ -37,10 +37,10 @@ from edgemed.medical.reading import read
 HERE = Path(__file__).parent
 WEIGHTS = HERE.parents[1] / "edgemed" / "medical" / "weights" / "category_en.json"
 ABOUT = (
-    "Logistic regression with L2 over 1,990 public questions (MeQSum, RQE of AMIA 2016; both CC BY 4.0) with categories"
+    "Logistic regression with L2 over 2,409 public questions (MeQSum, RQE of AMIA 2016; both CC BY 4.0) with categories"
     " by hand, sentences in danger and questions of the demonstration; benchmarks/medical/train_category.py."
 )
-LEARNING = Learning(strength=0.05, most_features=4_000)
+LEARNING = Learning(strength=0.08, most_features=4_000)
 DANGER_WEIGHT, DEMO_WEIGHT, DEMO_QUESTIONS = 0.5, 1.0, 3_000
 SEED = 20261121
 
