@@ -21,6 +21,13 @@ def source_checkpoint(model: str | None, *, command: str) -> Path:
     return demo_checkpoint_path() if model == DEMO_NAME and not Path(model).exists() else Path(model)
 
 
+def name_of(source: Path) -> str:
+    """What files made of a checkpoint are called: its folder's name."""
+    from edgemed.demo import DEMO_NAME, demo_checkpoint_path
+
+    return DEMO_NAME if source == demo_checkpoint_path() else source.resolve().name
+
+
 def _default_source(command: str) -> Path:
     """Without MODEL: `[model] path` of edgemed.toml, else the newest finished run; UsageError names both."""
     if configured := project_settings().model.path:

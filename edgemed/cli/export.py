@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from edgemed.cli.checkpoints import source_checkpoint
+from edgemed.cli.checkpoints import name_of, source_checkpoint
 from edgemed.cli.console import Console
 from edgemed.cli.options import AcceptChangedDoses, Calibration, Json, TargetBpw, TargetSize, Verbose
 from edgemed.core.errors import UsageError
@@ -104,7 +104,7 @@ def _refuse_target(target: str) -> NoReturn:
 
 
 def _output_file(output: Path | None, source: Path, recipe: str) -> Path:
-    name = f"{source.resolve().name}-{Path(recipe).stem if recipe.endswith('.toml') else recipe}.gguf"
+    name = f"{name_of(source)}-{Path(recipe).stem if recipe.endswith('.toml') else recipe}.gguf"
     if output is None:
         return Path(name)
     return output / name if output.is_dir() else output

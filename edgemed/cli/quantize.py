@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgemed.cli.checkpoints import source_checkpoint
+from edgemed.cli.checkpoints import name_of, source_checkpoint
 from edgemed.cli.console import Console
 from edgemed.cli.options import AcceptChangedDoses, Calibration, Json, TargetBpw, TargetSize, Verbose
 from edgemed.core.errors import UsageError
@@ -46,7 +46,7 @@ def quantize(
 
     console = Console(json_mode=json, verbose=verbose)
     source = source_checkpoint(model, command="quantize")
-    place = output or Path(f"{source.resolve().name}-{Path(recipe).stem}")
+    place = output or Path(f"{name_of(source)}-{Path(recipe).stem}")
     report = quantize_folder(
         source,
         place,

@@ -128,9 +128,16 @@ def export_compressed(
     if wanted.recipe == "auto":
         from edgemed.export.allocate import allocated_formats
 
-        assignment = allocated_formats(plan, texts, wanted, work, progress, device)
+        assignment = allocated_formats(
+            plan,
+            texts,
+            work / "sensitivity.json",
+            progress,
+            target_size=wanted.target_size,
+            target_bpw=wanted.target_bpw,
+        )
         plan = prepare(source, output, AUTO_BASE, assignment)
-    finished = round_layers(plan.checkpoint, matrices(plan), texts, work / "layers", progress=progress, device=device)
+    finished = round_layers(plan.checkpoint, matrices(plan), texts, work, progress=progress, device=device)
 
     def judge(child: Path) -> None:
         name = plan.recipe.name if assignment is None else "auto"

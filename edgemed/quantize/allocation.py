@@ -11,9 +11,13 @@ beats in bytes and cost are dropped, then those that a bound on the optimum rule
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -250,16 +254,17 @@ def _milp(items: Sequence[Sequence[_Choice]], room: int, best: float) -> tuple[l
     extra = [choice.n_bytes - least[number] for choice, number in zip(choices, owner, strict=True)]
     unit = math.gcd(*extra) or 1
     one_each = csr_array((np.ones(len(choices)), (owner, range(len(choices)))), shape=(len(items), len(choices)))
-    result = milp(
-        np.array([choice.cost / best for choice in choices]) * _SCALED_COST,
-        integrality=np.ones(len(choices), np.int64),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(np.array([extra], np.float64) / unit, -np.inf, (room - sum(least)) // unit),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
+    with _no_words():
+        result = milp(
+            np.array([choice.cost / best for choice in choices]) * _SCALED_COST,
+            integrality=np.ones(len(choices), np.int64),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(np.array([extra], np.float64) / unit, -np.inf, (room - sum(least)) // unit),
+            ],
+            options={"mip_rel_gap": 0.0},
+        )
     if result.x is None:
         return None
     taken: list[_Choice] = []
@@ -270,6 +275,22 @@ def _milp(items: Sequence[Sequence[_Choice]], room: int, best: float) -> tuple[l
     if sum(choice.n_bytes for choice in taken) > room:  # its tolerance is 1e-6 of a unit
         return None
     return taken, float(result.mip_gap or 0.0)
+
+
+@contextmanager
+def _no_words() -> Iterator[None]:
+    """HiGHS has a stray line that it prints to C's standard output, where a command's record belongs."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 1)
+            yield
+            if os.name == "posix":
+                ctypes.CDLL(None).fflush(None)  # what is still in C's own buffer
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _assignment(chosen: Sequence[_Choice], budget_bytes: int, fixed_bytes: int, gap: float = 0.0) -> Assignment:

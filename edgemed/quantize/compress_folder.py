@@ -76,7 +76,7 @@ def quantize_folder(
     work = output.absolute().parent / f".{output.name}.work"
     texts = texts_for(checkpoint, matrices, calibration)
     progress.note(f"calibrating on {texts.n_tokens} tokens of {texts.source}")
-    finished = round_layers(checkpoint, matrices, texts, work / "layers", progress=progress)
+    finished = round_layers(checkpoint, matrices, texts, work, progress=progress)
     reports: list[ClinicalReport] = []
 
     def judge(child: Path) -> None:

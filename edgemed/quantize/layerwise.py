@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgemed.core.errors import EdgemedError, ModelRefused
+from edgemed.core.errors import ModelRefused
 from edgemed.core.files import whole_file, write_text
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import digest_of
@@ -31,7 +31,6 @@ from edgemed.quantize.rounding import Rounding
 
 Floats = npt.NDArray[np.float32]
 _SILENT = SilentProgress()
-_STATE = "state.json"
 _NAMED = 5  # matrices that a report names
 
 
@@ -71,13 +70,13 @@ def round_layers(
 ) -> dict[str, RoundedTensor]:
     """Every matrix of `assignment` (by checkpoint name) that lies in a decoder layer, rounded.
 
-    `work` is a folder of its own: what an earlier run for the same checkpoint, assignment and calibration left there is
-    used; anything else in it is refused. Raises ModelRefused for weights or inputs that are zero or not finite,
-    EdgemedError for a full disk.
+    They are kept in a folder of `work` named by checkpoint, assignment and calibration: what an earlier run for the same
+    ones left there is used. Raises ModelRefused for weights or inputs that are zero or not finite, EdgemedError for a
+    full disk.
     """
     import torch
 
-    _prepare(work, _digest(checkpoint, assignment, calibration))
+    work = work / f"layers-{_digest(checkpoint, assignment, calibration)[:12]}"
     finished: dict[str, RoundedTensor] = {}
     with checkpoint.reader() as reader, torch.inference_mode():
         model = StreamedModel(checkpoint, reader)
@@ -198,24 +197,6 @@ def _digest(checkpoint: Checkpoint, assignment: Mapping[str, Rounding], calibrat
             "calibration": calibration.digest,
         }
     )
-
-
-def _prepare(work: Path, digest: str) -> None:
-    """Make the work folder, or accept one that this very run left."""
-    state = work / _STATE
-    if state.is_file():
-        try:
-            if json.loads(state.read_text(encoding="utf-8")).get("digest") == digest:
-                return
-        except (ValueError, AttributeError):
-            pass
-        raise EdgemedError(
-            f"{work} holds the unfinished work of another model, recipe or calibration.",
-            next_step=f"remove {work}, or choose another --output",
-        )
-    if work.is_dir() and any(work.iterdir()):
-        raise EdgemedError(f"{work} exists and is not ours.", next_step="choose another --output")
-    write_text(state, json.dumps({"digest": digest}))
 
 
 def _read(work: Path, number: int) -> dict[str, RoundedTensor] | None:

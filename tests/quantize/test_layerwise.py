@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,13 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
-from edgemed.core.errors import EdgemedError, ModelRefused
-from edgemed.core.tensor_types import BY_NAME, TensorType
+from edgemed.core.errors import ModelRefused
+from edgemed.core.tensor_types import BY_NAME
 from edgemed.models.checkpoint import Checkpoint, layer_of, open_checkpoint
 from edgemed.quantize import layerwise
 from edgemed.quantize.calibration_texts import CalibrationSet, CalibrationText
 from edgemed.quantize.layerwise import round_layers
+from edgemed.quantize.rounding import BlockRounding, CodeRounding, RoundedMatrix
 
 
 def texts(seed: int = 0, count: int = 6, length: int = 40) -> CalibrationSet:
@@ -29,9 +29,9 @@ def texts(seed: int = 0, count: int = 6, length: int = 40) -> CalibrationSet:
     return CalibrationSet(made, "random tokens", f"digest-{seed}")
 
 
-def all_matrices(checkpoint: Checkpoint, kind: str = "iq4_nl") -> dict[str, TensorType]:
+def all_matrices(checkpoint: Checkpoint, kind: str = "iq4_nl") -> dict[str, BlockRounding]:
     return {
-        name: BY_NAME[kind]
+        name: BlockRounding(BY_NAME[kind])
         for name, tensor in checkpoint.tensors.items()
         if layer_of(name) is not None and len(tensor.shape) == 2
     }
@@ -43,7 +43,7 @@ def test_every_matrix_is_rounded_no_worse_than_to_nearest(qwen2: Path, tmp_path:
     finished = round_layers(checkpoint, assignment, texts(), tmp_path / "work")
     assert finished.keys() == assignment.keys()
     for tensor in finished.values():
-        assert tensor.packed().shape[0] == checkpoint.tensors[tensor.name].shape[0]
+        assert tensor.stored().shape[0] == checkpoint.tensors[tensor.name].shape[0]
         assert tensor.errors[tensor.method] == min(tensor.errors.values())
     compensated = [tensor for tensor in finished.values() if tensor.method == "compensated"]
     assert len(compensated) > len(finished) // 2
@@ -55,14 +55,14 @@ def test_second_moments_are_those_of_the_inputs_in_the_whole_model(qwen2: Path, 
 
     calibration = texts()
     seen: dict[str, np.ndarray] = {}
-    keep = layerwise.round_matrix
+    keep = BlockRounding.round
 
-    def spy(weights: np.ndarray, kind: TensorType, hessian: np.ndarray, name: str, device: str) -> object:
+    def spy(self: BlockRounding, weights: np.ndarray, hessian: np.ndarray, name: str, device: str) -> RoundedMatrix:
         seen[name] = hessian
-        return keep(weights, kind, hessian, name, device=device)
+        return keep(self, weights, hessian, name, device)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layerwise, "round_matrix", spy)
+        patch.setattr(BlockRounding, "round", spy)
         checkpoint = open_checkpoint(qwen2)
         round_layers(checkpoint, all_matrices(checkpoint), calibration, tmp_path / "work")
     whole = AutoModelForCausalLM.from_pretrained(
@@ -109,22 +109,15 @@ def test_a_killed_run_goes_on_with_the_layers_it_had_not_rounded(qwen2: Path, tm
         resumed = round_layers(checkpoint, assignment, texts(), tmp_path / "work")
     assert rounded == [0, -1, 1]
     for name, tensor in whole.items():
-        assert np.array_equal(resumed[name].packed(), tensor.packed())
+        assert np.array_equal(resumed[name].stored(), tensor.stored())
 
 
 def test_work_of_another_calibration_is_not_mixed_in(qwen2: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(qwen2)
-    round_layers(checkpoint, all_matrices(checkpoint), texts(0), tmp_path / "work")
-    with pytest.raises(EdgemedError, match="another model, recipe or calibration"):
-        round_layers(checkpoint, all_matrices(checkpoint), texts(1), tmp_path / "work")
-
-
-def test_a_folder_that_is_not_ours_is_left_alone(qwen2: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.doc").write_text("ten years of work")
-    checkpoint = open_checkpoint(qwen2)
-    with pytest.raises(EdgemedError, match="not ours"):
-        round_layers(checkpoint, all_matrices(checkpoint), texts(), tmp_path)
-    assert json.dumps("ten years of work") == json.dumps((tmp_path / "thesis.doc").read_text())
+    first = round_layers(checkpoint, all_matrices(checkpoint), texts(0), tmp_path / "work")
+    other = round_layers(checkpoint, all_matrices(checkpoint), texts(1), tmp_path / "work")
+    assert {tensor.path for tensor in first.values()}.isdisjoint(tensor.path for tensor in other.values())
+    assert any(not np.array_equal(first[name].stored(), other[name].stored()) for name in first)
 
 
 def test_a_matrix_of_zeros_is_named(qwen2: Path, tmp_path: Path) -> None:
@@ -140,3 +133,16 @@ def test_a_matrix_of_zeros_is_named(qwen2: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(copy)
     with pytest.raises(ModelRefused, match=r"layers\.1\.mlp\.up_proj"):
         round_layers(checkpoint, all_matrices(checkpoint), texts(), tmp_path / "work")
+
+
+def test_codes_of_a_torch_format_are_rounded_the_same_way(qwen2: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from edgemed.quantize.torch_folder import int8_grid
+
+    checkpoint = open_checkpoint(qwen2)
+    assignment = {name: CodeRounding("int8", int8_grid) for name in all_matrices(checkpoint)}
+    finished = round_layers(checkpoint, assignment, texts(), tmp_path / "work")
+    for name, tensor in finished.items():
+        assert tensor.format == "int8"
+        assert tensor.stored().shape == checkpoint.tensors[name].shape
+        assert tensor.errors[tensor.method] <= tensor.errors["nearest"]
