@@ -33,6 +33,7 @@ _MORE_TOKENS = 12
 _WORDS = 40
 """Bytes of what the child says, where that is no quantity."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_JOINT = re.compile(rb"\s?(?:to|or|-|\xe2\x80\x93)\s?")
 _KINDS: dict[QuantityKind, SpanKind] = {QuantityKind.DOSE: "amount", QuantityKind.FREQUENCY: "interval"}
 
 
@@ -115,6 +116,9 @@ def changed_words(
     if own is None:
         return "other", _words(raw[start : start + _WORDS])
     before, now = (_NUMBER.findall(_words(text)) for text in (_bytes_of(answer.text, span.quantity), _bytes(raw, own)))
+    follows = next((q for q in said if q.start >= own.end), None)
+    if follows and _JOINT.fullmatch(raw, own.end, follows.start):  # "40 to 10 mg" is no range, and no dose
+        return "other", _words(raw[start : follows.end])
     return _kind(span.quantity, own, same_numbers=before == now), _words(raw[start : own.end])
 
 

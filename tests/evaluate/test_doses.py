@@ -55,6 +55,7 @@ def test_amounts_and_intervals_are_spans_with_all_their_tokens() -> None:
         ("Amoxicillin for pneumonia, child, oral: do not give it to any child at all. Maximum 3 g.", "other", None),
         ("Amoxicillin for pneumonia, child, oral: 4", "other", "4"),
         ("Amoxicillin for pneumonia, child, oral: 5 days of 40 mg/kg twice daily.", "other", None),
+        ("Amoxicillin for pneumonia, child, oral: 40 to 10 mg/kg.", "other", "40 to 10 mg/kg"),
         ("Amoxicillin for pneumonia, child, oral: 40.0.4 mg/kg twice daily.", "other", None),
         ("Amoxicillin for pneumonia, child, oral: 400 mg/kg per dose.", "10x", "400 mg/kg per dose"),
     ],
