@@ -70,9 +70,9 @@ def round_layers(
 ) -> dict[str, RoundedTensor]:
     """Every matrix of `assignment` (by checkpoint name) that lies in a decoder layer, rounded.
 
-    They are kept in a folder of `work` named by checkpoint, assignment and calibration: what an earlier run for the same
-    ones left there is used. Raises ModelRefused for weights or inputs that are zero or not finite, EdgemedError for a
-    full disk.
+    They are kept in a folder of `work` that checkpoint, assignment and calibration name: what an earlier run for the
+    same ones left there is used. Raises ModelRefused for weights or inputs that are zero or not finite, EdgemedError
+    for a full disk.
     """
     import torch
 
