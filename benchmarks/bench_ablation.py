@@ -122,7 +122,7 @@ def compare(model: Path, questions: list[Asked], rounds: int, threads: int) -> d
     engine = open_engine(config)
     times: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
     cpu: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    answers: dict[str, Counter[str]] = {arm: Counter() for arm in ARMS}
+    answers: dict[str, dict[str, list[float]]] = {arm: {} for arm in ARMS}
     try:
         for turn in range(rounds):
             for arm in ARMS[turn % 3 :] + ARMS[: turn % 3]:
@@ -131,7 +131,8 @@ def compare(model: Path, questions: list[Asked], rounds: int, threads: int) -> d
                     measured = [ask(http, question) for question in questions]
                     cpu[arm].append((cpu_s() - before) / len(questions))
                 times[arm].append([seconds for seconds, _ in measured])
-                answers[arm] += Counter(state for _, state in measured)
+                for seconds, state in measured:
+                    answers[arm].setdefault(state, []).append(seconds)
     finally:
         engine.close()
     return {arm: summary(times[arm], answers[arm], rounds) | {"cpu_mean_ms": middle(cpu[arm])} for arm in ARMS}
@@ -186,14 +187,15 @@ class _Kept:
         """Nothing."""
 
 
-def summary(rounds: list[list[float]], answers: Counter[str], n: int) -> dict[str, Any]:
+def summary(rounds: list[list[float]], answers: dict[str, list[float]], n: int) -> dict[str, Any]:
     """Milliseconds: the mean of each round, median and 95th percentile over all."""
     every = sorted(1000 * seconds for one in rounds for seconds in one)
     return {
         "mean_ms": middle([statistics.mean(one) for one in rounds]),
         "median_ms": round(statistics.median(every), 1),
         "p95_ms": round(every[int(0.95 * len(every))], 1),
-        "answers_per_round": {state: count / n for state, count in sorted(answers.items())},
+        "answers_per_round": {state: len(times) / n for state, times in sorted(answers.items())},
+        "median_ms_by_kind": {state: round(1000 * statistics.median(times), 1) for state, times in answers.items()},
     }
 
 
