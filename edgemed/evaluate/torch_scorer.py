@@ -98,7 +98,10 @@ def open_folder(folder: Path, *, context_length: int = 1024, dtype: str = "float
             raise MissingExtra(package, "workstation")
     set_environment(ENGINE_ENVIRONMENT | OFFLINE_ENVIRONMENT)
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # ours is shown
+    logging.set_verbosity_error()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, trust_remote_code=False, local_files_only=True

@@ -80,6 +80,8 @@ def quantize_folder(
     reports: list[ClinicalReport] = []
 
     def judge(child: Path) -> None:
+        import edgemed.quantize.mixed_quantizer  # noqa: F401 - lets transformers load the folder
+
         subject = ReportSubject(
             parent=source.resolve().name,
             child=output.name,

@@ -164,7 +164,9 @@ class _Moments:
         owner = self._owner[name]
         if owner not in self._sums:
             raise ModelRefused(f"No calibration text reached {name}.", next_step="report this model")
-        result: Floats = (self._sums[owner] / self._total[owner]).numpy()
+        self._sums[owner] /= self._total[owner]  # in place: the widest takes 1.4 GB in a 7B model
+        self._total[owner] = 1.0
+        result: Floats = self._sums[owner].numpy()
         return result
 
 
