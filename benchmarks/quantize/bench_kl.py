@@ -112,6 +112,7 @@ class Bench:
             "weighted": lambda: self._ours("q4_k_m", TokenWeights(), seed, path),
             "auto": lambda: self._auto(seed, path, TokenWeights()),
             "auto-plain": lambda: self._auto(seed, path, PLAIN),
+            "auto-4.66": lambda: self._auto(seed, path, TokenWeights(), target_bpw=4.66),
             "nf4-int8": lambda: self._ours("nf4-int8", TokenWeights(), seed, path),
         }
         makers[method]()
@@ -134,13 +135,13 @@ class Bench:
             finished = round_layers(plan.checkpoint, matrices(plan), texts, Path(layers))
             export_gguf(self.checkpoint, path, recipe=recipe, rounder=FinishedTensors(finished))
 
-    def _auto(self, seed: int, path: Path, weights: TokenWeights) -> None:
+    def _auto(self, seed: int, path: Path, weights: TokenWeights, target_bpw: float | None = None) -> None:
         texts = self._set("calibration", CALIBRATION_TOKENS, weights, seed)
         plan = prepare(self.checkpoint, path, AUTO_BASE)
-        size = str((self.work / f"stock-{seed}.gguf").stat().st_size)
+        size = None if target_bpw else str((self.work / f"stock-{seed}.gguf").stat().st_size)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             kept = Path(folder) / "sensitivity.json"
-            formats = allocated_formats(plan, texts, kept, SilentProgress(), target_size=size)
+            formats = allocated_formats(plan, texts, kept, SilentProgress(), target_size=size, target_bpw=target_bpw)
             plan = prepare(self.checkpoint, path, AUTO_BASE, formats)
             finished = round_layers(plan.checkpoint, matrices(plan), texts, Path(folder) / "layers")
             export_gguf(self.checkpoint, path, recipe=AUTO_BASE, assignment=formats, rounder=FinishedTensors(finished))
