@@ -21,7 +21,7 @@ from edgemed.engines.rounding import round_rows
 from edgemed.export.preflight import ExportPlan
 from edgemed.formats.blocks import dequantize
 from edgemed.models.checkpoint import layer_of
-from edgemed.quantize.allocation import Assignment, allocate, budget_from
+from edgemed.quantize.allocation import Assignment, Option, allocate, budget_from
 from edgemed.quantize.calibration_texts import CalibrationSet, CalibrationText
 from edgemed.quantize.sensitivity import (
     Sensitivity,
@@ -38,6 +38,8 @@ LAYER_FORMATS = ("q2_k", "q3_k", "iq4_nl", "q4_k", "q5_k", "q6_k", "q8_0")
 """Offered to the matrices of decoder layers."""
 OUTER_FORMATS = ("q4_k", "q5_k", "q6_k", "q8_0")
 """Offered to embedding and head."""
+RAISE = 4.0
+"""What a tensor loses counts so many times as much, each time that it is raised."""
 ESTIMATED_TOKENS = 2_000
 """Tokens on which the estimate is made."""
 
@@ -50,12 +52,14 @@ def allocated_formats(
     *,
     target_size: str | None = None,
     target_bpw: float | None = None,
+    raised: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """A format for every matrix of the file, by its name there.
 
     Without a target the mix is as large as the recipe that `plan` was made with. The estimate is kept in the file
     `kept` and used again for the same checkpoint and texts, whatever the target. Raises UsageError for a target that
-    cannot be reached, with the smallest that can.
+    cannot be reached, with the smallest that can. `raised` says how often a matrix (checkpoint name) is to count RAISE
+    times as much as estimated.
     """
     formats = _candidates(plan)
     estimate = _estimate(plan, texts, formats, kept, progress)
@@ -65,10 +69,15 @@ def allocated_formats(
         return shapes[name][0] * BY_NAME[form].row_bytes(shapes[name][1])
 
     budget, fixed = _budget(plan, formats, target_size, target_bpw)
-    assignment: Assignment = allocate(estimate.options(n_bytes), budget, fixed)
+    options = [_raised(option, (raised or {}).get(option.tensor, 0)) for option in estimate.options(n_bytes)]
+    assignment: Assignment = allocate(options, budget, fixed)
     progress.note(f"allocated {format_bytes(assignment.n_bytes)}: {assignment.composition()}")
     names = {tensor.source: tensor.name for tensor in plan.conversion.tensors}
     return {names[name]: form for name, form in assignment.formats.items()}
+
+
+def _raised(option: Option, times: int) -> Option:
+    return option.model_copy(update={"cost": option.cost * RAISE**times}) if times else option
 
 
 def _estimate(

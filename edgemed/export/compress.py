@@ -12,6 +12,7 @@ A run that was killed goes on where it stopped, as long as it is asked for the s
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from edgemed.core.errors import UsageError
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.tensor_types import BY_NAME, TensorType
 from edgemed.evaluate.engine_scorer import EngineScorer
-from edgemed.export.gguf import export_gguf
+from edgemed.export.gguf import convert, export_gguf
 from edgemed.export.preflight import ExportPlan, prepare
 from edgemed.export.report import ExportReport
 from edgemed.formats.blocks import has_codes
@@ -33,7 +34,8 @@ from edgemed.formats.targets import type_of
 from edgemed.models.checkpoint import layer_of
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.quantize.calibration import NO_CALIBRATION, require_calibration, texts_for
-from edgemed.quantize.clinical_report import ClinicalReport, ReportSubject, role_sizes
+from edgemed.quantize.calibration_texts import CalibrationSet
+from edgemed.quantize.clinical_report import ReportSubject, role_sizes
 from edgemed.quantize.gate import Judge, decide
 from edgemed.quantize.layerwise import RoundedTensor, round_layers, worst
 from edgemed.quantize.rounding import BlockRounding
@@ -42,6 +44,8 @@ _SILENT = SilentProgress()
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
+MOST_RAISES = 3
+"""So often `auto` raises tensors because doses changed."""
 AUTO_BASE = "q4_k_m"
 """The recipe that says, under `auto`, what is no matrix of a decoder layer, and the size where none is asked for."""
 
@@ -120,47 +124,113 @@ def export_compressed(
         raise UsageError(
             "A target size chooses the formats, and so does a recipe.", next_step="use --recipe auto with a target"
         )
+    run = _Run(source, output, wanted, _work_of(output), progress, device)
     plan = prepare(source, output, AUTO_BASE if wanted.recipe == "auto" else wanted.recipe)
     texts = texts_for(plan.checkpoint, matrices(plan), wanted.calibration)
     progress.note(f"calibrating on {texts.n_tokens} tokens of {texts.source}")
-    work = output.absolute().parent / f".{output.name}.work"
-    assignment: dict[str, str] | None = None
-    if wanted.recipe == "auto":
-        from edgemed.export.allocate import allocated_formats
-
-        assignment = allocated_formats(
-            plan,
-            texts,
-            work / "sensitivity.json",
-            progress,
-            target_size=wanted.target_size,
-            target_bpw=wanted.target_bpw,
-        )
-        plan = prepare(source, output, AUTO_BASE, assignment)
-    finished = round_layers(plan.checkpoint, matrices(plan), texts, work, progress=progress, device=device)
-
-    def judge(child: Path) -> None:
-        name = plan.recipe.name if assignment is None else "auto"
-        report = _clinical_report(
-            source,
-            child,
-            ReportSubject(parent=source.resolve().name, child=output.name, recipe=name, raise_first=worst(finished)),
-            work,
-            progress,
-        )
-        decide(report, output, accepted=wanted.accept_changed_doses, progress=progress)
-
+    rounded = run.allocated(plan, texts) if wanted.recipe == "auto" else run.rounded(plan, texts, None)
     report = export_gguf(
         source,
         output,
-        recipe=plan.recipe,
-        assignment=assignment,
-        rounder=FinishedTensors(finished),
-        judge=judge,
+        recipe=rounded.plan.recipe,
+        assignment=rounded.assignment,
+        rounder=FinishedTensors(rounded.finished),
+        judge=lambda child: run.judge(child, rounded),
         progress=progress,
     )
-    shutil.rmtree(work)
+    shutil.rmtree(run.work)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounded:
+    """A model rounded in the work folder."""
+
+    plan: ExportPlan
+    assignment: Mapping[str, str] | None
+    """Formats by name in the file; None: the recipe's."""
+    finished: Mapping[str, RoundedTensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One compression under way."""
+
+    source: Path
+    output: Path
+    wanted: Compression
+    work: Path
+    progress: Progress
+    device: str
+
+    def rounded(self, plan: ExportPlan, texts: CalibrationSet, assignment: Mapping[str, str] | None) -> _Rounded:
+        """Every matrix of the plan's decoder layers rounded, with `assignment` before its recipe."""
+        if assignment is not None:
+            plan = prepare(self.source, self.output, plan.recipe, assignment)
+        finished = round_layers(
+            plan.checkpoint, matrices(plan), texts, self.work, progress=self.progress, device=self.device
+        )
+        return _Rounded(plan, assignment, finished)
+
+    def allocated(self, plan: ExportPlan, texts: CalibrationSet) -> _Rounded:
+        """The mix of a size that loses least; while it changes doses of question set A, some tensors are raised.
+
+        Set B, which the report asks, is not looked at.
+        """
+        from edgemed.export.allocate import allocated_formats
+
+        raised: Counter[str] = Counter()
+        while True:
+            assignment = allocated_formats(
+                plan,
+                texts,
+                self.work / "sensitivity.json",
+                self.progress,
+                target_size=self.wanted.target_size,
+                target_bpw=self.wanted.target_bpw,
+                raised=raised,
+            )
+            rounded = self.rounded(plan, texts, assignment)
+            if max(raised.values(), default=0) == MOST_RAISES:
+                return rounded
+            changed = self._changed(rounded)
+            if not changed:
+                return rounded
+            raised.update(worst(rounded.finished))
+            self.progress.note(f"{changed} doses of the questions for allocation changed; raised: {', '.join(raised)}")
+
+    def _changed(self, rounded: _Rounded) -> int:
+        child = self.work / "child.gguf"
+        convert(rounded.plan, child, self.progress, FinishedTensors(rounded.finished))
+        return self._judge().changes(lambda: EngineScorer(child), "A")
+
+    def judge(self, child: Path, rounded: _Rounded) -> None:
+        """Write the clinical report on the file `child`. Raises DosesChanged when the gate failed."""
+        judge = self._judge()
+        subject = ReportSubject(
+            parent=self.source.resolve().name,
+            child=self.output.name,
+            recipe=rounded.plan.recipe.name if rounded.assignment is None else "auto",
+            sizes=role_sizes(spec_from_gguf(check_gguf(self._parent())), spec_from_gguf(check_gguf(child))),
+            raise_first=worst(rounded.finished),
+        )
+        report = judge.report(lambda: EngineScorer(child), subject)
+        decide(report, self.output, accepted=self.wanted.accept_changed_doses, progress=self.progress)
+
+    def _judge(self) -> Judge:
+        """Parent and child both run in the engine that the clinic runs."""
+        return Judge(self.source, self.work, lambda: EngineScorer(self._parent()), self.progress)
+
+    def _parent(self) -> Path:
+        """The parent in 16 bits, exported once."""
+        path = self.work / "parent-f16.gguf"
+        if not path.is_file():
+            export_gguf(self.source, path, recipe="f16", progress=self.progress)
+        return path
+
+
+def _work_of(output: Path) -> Path:
+    return output.absolute().parent / f".{output.name}.work"
 
 
 def matrices(plan: ExportPlan) -> dict[str, BlockRounding]:
@@ -171,15 +241,3 @@ def matrices(plan: ExportPlan) -> dict[str, BlockRounding]:
         for tensor in plan.conversion.tensors
         if layer_of(tensor.source) is not None and len(tensor.shape) == 2 and has_codes(types[tensor.name])
     }
-
-
-def _clinical_report(
-    source: Path, child: Path, subject: ReportSubject, work: Path, progress: Progress
-) -> ClinicalReport:
-    """Parent, exported to 16 bits into `work`, and child, both in the engine that the clinic runs."""
-    parent = work / "parent-f16.gguf"
-    if not parent.is_file():
-        export_gguf(source, parent, recipe="f16", progress=progress)
-    sizes = role_sizes(spec_from_gguf(check_gguf(parent)), spec_from_gguf(check_gguf(child)))
-    judge = Judge(source, work, lambda: EngineScorer(parent), progress)
-    return judge.report(lambda: EngineScorer(child), subject.model_copy(update={"sizes": sizes}))

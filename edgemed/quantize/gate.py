@@ -15,7 +15,7 @@ from pathlib import Path
 from edgemed.core.errors import EdgemedError
 from edgemed.core.files import write_text
 from edgemed.core.progress import Progress
-from edgemed.evaluate.comparison import ParentPart, Questions, parent_part
+from edgemed.evaluate.comparison import ParentPart, Questions, compare_answers, parent_part
 from edgemed.evaluate.logits_file import LogitsFile
 from edgemed.evaluate.prompts import SetName
 from edgemed.evaluate.scorer import Scorer
@@ -57,6 +57,15 @@ class Judge:
         part = self._parent_part(asked, tokens, predictions)
         with LogitsFile(predictions) as parent, closing(open_child()) as child:
             return report_on_child(parent, part, child, tokens, asked, subject, self.progress)
+
+    def changes(self, open_child: Callable[[], Scorer], name: SetName) -> int:
+        """How many doses and intervals one child changes, without the rest of a report."""
+        asked = self._questions(name)
+        tokens = TokenText(self.source)
+        predictions = self.work / f"parent-{name}.logits"
+        part = self._parent_part(asked, tokens, predictions)
+        with LogitsFile(predictions) as parent, closing(open_child()) as child:
+            return len(compare_answers(parent, child, tokens, asked, part, self.progress).changes)
 
     def _questions(self, name: SetName) -> Questions:
         """The table's questions for a model that was trained on it, general ones for every other."""

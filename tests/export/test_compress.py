@@ -17,14 +17,14 @@ from edgemed.core.errors import UsageError
 from edgemed.core.tensor_types import BY_NAME
 from edgemed.evaluate.comparison import Questions
 from edgemed.evaluate.doses import Gate
-from edgemed.export import compress
+from edgemed.export import allocate
 from edgemed.export.compress import AUTO_BASE, Compression, FinishedTensors, export_any, matrices
 from edgemed.export.preflight import prepare
 from edgemed.formats.blocks import dequantize
 from edgemed.models.gguf import check_gguf
 from edgemed.quantize import calibration, calibration_texts, gate
 from edgemed.quantize.clinical_report import ClinicalReport, generic_questions
-from edgemed.quantize.gate import DosesChanged
+from edgemed.quantize.gate import DosesChanged, Judge
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,32 @@ def test_auto_reaches_the_size_and_no_more(checkpoint: MakeCheckpoint, tmp_path:
     assert not (tmp_path / "tiny.gguf").exists()
 
 
+def test_auto_raises_tensors_while_doses_of_its_own_questions_change(
+    checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def changes(_judge: Judge, _child: object, name: str) -> int:
+        asked.append(name)
+        return 2 if len(asked) < 3 else 0
+
+    monkeypatch.setattr(Judge, "changes", changes)
+    raised: list[dict[str, int]] = []
+    keep = allocate.allocated_formats
+
+    def spy(*arguments: object, **named: object) -> object:
+        raised.append(dict(named["raised"]))  # type: ignore[call-overload]
+        return keep(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(allocate, "allocated_formats", spy)
+    report = export_any(checkpoint("qwen2"), tmp_path / "auto.gguf", Compression("auto", target_bpw=7.0))
+    assert asked == ["A", "A", "A"]
+    assert not raised[0]
+    assert set(raised[1].values()) == {1}
+    assert max(raised[2].values()) == 2 or len(raised[2]) > len(raised[1])
+    assert report.bits_per_weight <= 7.0
+
+
 @pytest.mark.parametrize(
     ("wanted", "complaint"),
     [
@@ -96,8 +122,8 @@ def failed(report: ClinicalReport) -> ClinicalReport:
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every report says that two doses changed."""
-    keep = compress._clinical_report
-    monkeypatch.setattr(compress, "_clinical_report", lambda *arguments: failed(keep(*arguments)))
+    keep = Judge.report
+    monkeypatch.setattr(Judge, "report", lambda *arguments: failed(keep(*arguments)))
 
 
 @pytest.mark.usefixtures("failing")
