@@ -34,9 +34,9 @@ from edgemed.quantize.streamed_sensitivity import streamed_sensitivity
 
 Floats = npt.NDArray[np.float32]
 
-LAYER_FORMATS = ("q2_k", "q3_k", "iq4_nl", "q4_k", "q5_k", "q6_k", "q8_0")
+LAYER_FORMATS = ("q2_k", "q3_k", "iq4_xs", "iq4_nl", "q4_k", "q5_k", "q6_k", "q8_0")
 """Offered to the matrices of decoder layers."""
-OUTER_FORMATS = ("q4_k", "q5_k", "q6_k", "q8_0")
+OUTER_FORMATS = ("iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0")
 """Offered to embedding and head."""
 RAISE = 4.0
 """What a tensor loses counts so many times as much, each time that it is raised."""

@@ -168,6 +168,15 @@ def _scales_45(blocks: Bytes) -> tuple[Floats, Floats]:
     return _half(blocks, 0) * scale, _half(blocks, 2) * offset
 
 
+def _scales_4_xs(blocks: Bytes) -> tuple[Floats, Floats]:
+    """iq4_xs: 8 scales of 6 bits less 32; two bits of each in two bytes, then four bits of each in four."""
+    pairs = blocks[:, 4:8, None]
+    low = np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(-1, 8)
+    high = np.concatenate([(blocks[:, 2:4, None] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=2).reshape(-1, 8)
+    scale = _half(blocks, 0) * ((low | high << 4).astype(np.float32) - 32)
+    return scale, np.zeros_like(scale)
+
+
 def _scales_6(blocks: Bytes) -> tuple[Floats, Floats]:
     """q6_k: 16 signed bytes."""
     scale = _half(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32)
@@ -178,6 +187,7 @@ _LAYOUTS: dict[str, _Layout] = {
     "q8_0": _Layout(tuple(range(-128, 128)), 32, _one_scale, _Part(2, 1, 32, 8), flip=0x80),
     "q4_0": _Layout(tuple(range(-8, 8)), 32, _one_scale, _Part(2, 1, 16, 4)),
     "iq4_nl": _Layout(IQ4_NL_LEVELS, 32, _one_scale, _Part(2, 1, 16, 4)),
+    "iq4_xs": _Layout(IQ4_NL_LEVELS, 32, _scales_4_xs, _Part(8, 8, 16, 4)),
     "q2_k": _Layout(tuple(range(4)), 16, _scales_2, _Part(16, 2, 32, 2)),
     "q3_k": _Layout(tuple(range(-4, 4)), 16, _scales_3, _Part(32, 2, 32, 2), _Part(0, 1, 32, 1)),
     "q4_k": _Layout(tuple(range(16)), 32, _scales_45, _Part(16, 4, 32, 4)),

@@ -4,8 +4,9 @@ Abstract formats say what is kept of a weight: 32 or 16 bits, 8-bit integers, a 
 distribution (nf4), 4-bit integers. The other names are GGUF's own and mean nothing elsewhere.
 
 In GGUF int4 is q4_k: 4.5 bits per weight as q4_0 and iq4_nl, but with an offset for every 32 weights, as 4-bit integers
-have in other kinds of file; q4_0 has none. nf4 is iq4_nl, GGUF's only codebook of unequal steps. In torch both are nf4:
-bitsandbytes stores 4 bits by a codebook, and NF4 is the better one of its two.
+have in other kinds of file; q4_0 has none. nf4 is iq4_nl, GGUF's codebook of unequal steps; iq4_xs is the same one with
+coarser scales, 4.25 bits. In torch both are nf4: bitsandbytes stores 4 bits by a codebook, and NF4 is the better one of
+its two.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Target = Literal["gguf", "torch", "onnx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 AbstractFormat = Literal["f32", "f16", "bf16", "int8", "nf4", "int4"]
-GgufFormat = Literal["q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q4_0", "iq4_nl"]
+GgufFormat = Literal["q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q4_0", "iq4_nl", "iq4_xs"]
 FormatName = Literal[AbstractFormat, GgufFormat]
 """What a recipe may name."""
 
@@ -37,19 +38,19 @@ _MEANINGS: Mapping[Target, Mapping[str, str]] = MappingProxyType(
     }
 )
 _EQUIVALENT: Mapping[str, str] = MappingProxyType(
-    {"q8_0": "int8", "q6_k": "int8", "q5_k": "int8", "iq4_nl": "nf4", "bf16": "f16"}
+    {"q8_0": "int8", "q6_k": "int8", "q5_k": "int8", "iq4_nl": "nf4", "iq4_xs": "nf4", "bf16": "f16"}
     | dict.fromkeys(("q4_k", "q4_0", "q3_k", "q2_k"), "int4")
 )
 """What to say instead where a format is not known; q5_k and q6_k lie between two, and go to the safer one."""
 
 _GGUF_FALLBACK = MappingProxyType(
-    {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+    {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
     | dict.fromkeys(("q4_0", "q5_0", "q5_1", "q8_0", "iq4_nl"), "f16")
 )
 """The next type for a row that is no multiple of the block, as llama.cpp's tensor_type_fallback has it."""
 _FILE_TYPES = MappingProxyType(
     {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q2_k": 10, "q3_k": 12, "q4_k": 15, "q5_k": 17, "q6_k": 18}
-    | {"iq4_nl": 25, "bf16": 32}
+    | {"iq4_nl": 25, "iq4_xs": 30, "bf16": 32}
 )
 """`llama_ftype` of llama.h, by the type of most weights; of several mixes of one type, llama.cpp's medium one."""
 _TORCH_BLOCKS = MappingProxyType({"nf4": 64})

@@ -14,7 +14,7 @@ pytest.importorskip("llama_cpp")
 from edgemed.engines.rounding import round_rows
 
 WEIGHTS = np.random.default_rng(1).normal(size=(8, 512)).astype(np.float32)
-BITS = {"q2_k": 2, "q3_k": 3, "q4_k": 4, "iq4_nl": 4, "q5_k": 5, "q6_k": 6, "q8_0": 8}
+BITS = {"q2_k": 2, "q3_k": 3, "q4_k": 4, "iq4_nl": 4, "iq4_xs": 4, "q5_k": 5, "q6_k": 6, "q8_0": 8}
 
 
 def test_q8_0_is_what_our_own_packer_writes() -> None:

@@ -9,7 +9,7 @@ from edgemed.core.tensor_types import BY_NAME
 from edgemed.formats.blocks import codes_of, dequantize, grid_of, has_codes, with_codes
 
 gguf = pytest.importorskip("gguf")
-KINDS = ["q8_0", "q4_0", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
+KINDS = ["q8_0", "q4_0", "iq4_nl", "iq4_xs", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
 
 
 def packed_at_random(name: str, rows: int = 6, columns: int = 512) -> np.ndarray:

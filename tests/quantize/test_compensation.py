@@ -20,7 +20,7 @@ from edgemed.quantize.compensation import (
     reconstruction_error,
 )
 
-KINDS = ["iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0"]
+KINDS = ["iq4_nl", "iq4_xs", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0"]
 
 
 def layer(seed: int = 0, rows: int = 48, columns: int = 256, tokens: int = 2000) -> tuple[np.ndarray, np.ndarray]:
