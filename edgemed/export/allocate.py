@@ -40,6 +40,8 @@ OUTER_FORMATS = ("iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0")
 """Offered to embedding and head."""
 RAISE = 4.0
 """What a tensor loses counts so many times as much, each time that it is raised."""
+COMPENSATION = 0.3
+"""What is left of a layer's loss when its errors are compensated; embedding and head are rounded to nearest."""
 ESTIMATED_TOKENS = 2_000
 """Tokens on which the estimate is made."""
 
@@ -69,15 +71,17 @@ def allocated_formats(
         return shapes[name][0] * BY_NAME[form].row_bytes(shapes[name][1])
 
     budget, fixed = _budget(plan, formats, target_size, target_bpw)
-    options = [_raised(option, (raised or {}).get(option.tensor, 0)) for option in estimate.options(n_bytes)]
+    options = [_weighed(option, (raised or {}).get(option.tensor, 0)) for option in estimate.options(n_bytes)]
     assignment: Assignment = allocate(options, budget, fixed)
     progress.note(f"allocated {format_bytes(assignment.n_bytes)}: {assignment.composition()}")
     names = {tensor.source: tensor.name for tensor in plan.conversion.tensors}
     return {names[name]: form for name, form in assignment.formats.items()}
 
 
-def _raised(option: Option, times: int) -> Option:
-    return option.model_copy(update={"cost": option.cost * RAISE**times}) if times else option
+def _weighed(option: Option, times_raised: int) -> Option:
+    """An option at what it will cost: estimates are for rounding to nearest, and layers are compensated."""
+    compensated = COMPENSATION if layer_of(option.tensor) is not None else 1.0
+    return option.model_copy(update={"cost": option.cost * compensated * RAISE**times_raised})
 
 
 def _estimate(

@@ -5,6 +5,7 @@ Compensation is asserted, not assumed: what is kept is whatever leaves the small
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -75,16 +76,14 @@ class BlockRounding:
             method: reconstruction_error(weights, dequantize(self.kind, packed), hessian) / whole
             for method, packed in stored.items()
         }
-        if has_codes(self.kind):
-            scales = _smallest(errors)
+        for scales in tuple(stored) if has_codes(self.kind) else ():
             grid = grid_of(self.kind, stored[scales])
-            try:
+            with suppress(CompensationFailed):
                 codes = compensated_codes(weights, hessian, grid, device=device)
-            except CompensationFailed:
-                pass
-            else:
-                stored["compensated"] = with_codes(self.kind, stored[scales], codes)
-                errors["compensated"] = reconstruction_error(weights, grid.values(codes), hessian) / whole
+                error = reconstruction_error(weights, grid.values(codes), hessian) / whole
+                if error < errors.get("compensated", math.inf):
+                    stored["compensated"] = with_codes(self.kind, stored[scales], codes)
+                    errors["compensated"] = error
         best = _smallest(errors)
         return RoundedMatrix(stored[best], best, errors)
 
