@@ -22,7 +22,6 @@ from edgemed.core.units import format_bytes
 from edgemed.export.engine_question import require_engine
 from edgemed.export.gguf_writer import Layout, OutputTensor, lay_out
 from edgemed.export.report import Fallback
-from edgemed.export.verify_tokens import open_original
 from edgemed.formats.recipes import Bound, QuantRecipe, bind, find_recipe
 from edgemed.formats.targets import file_type
 from edgemed.models.chat_template import render_chat
@@ -30,6 +29,7 @@ from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_che
 from edgemed.models.gguf_header import MAGIC
 from edgemed.models.gguf_values import Value, text, u32
 from edgemed.models.spec import ModelSpec, Role, TensorSpec
+from edgemed.models.tokenizer import open_tokenizer
 
 _NEEDED_RAM = 300 * 1024 * 1024
 """The interpreter with numpy, a tokenizer of 152,000 tokens, and a few MiB of buffers; measured, with some to spare."""
@@ -81,7 +81,7 @@ def prepare(
     vocab_size = _gather([], lambda: checkpoint.config.integer("vocab_size")) or 0
     tokenizer = _gather(faults, lambda: plan_tokenizer(source, vocab_size, checkpoint.config.values))
     if tokenizer is not None:
-        _gather(faults, lambda: open_original(source))
+        _gather(faults, lambda: open_tokenizer(source))
     _gather(faults, lambda: _check_output(output))
     _gather(faults, _check_memory)
     if conversion is None or spec is None or tokenizer is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 from edgemed_converters.tokenizer import TokenizerPlan
 
@@ -13,11 +12,12 @@ from edgemed.export.engine_question import ask_engine
 from edgemed.export.report import TokenCheck
 from edgemed.export.verification_texts import verification_texts
 from edgemed.models.config import read_json
+from edgemed.models.tokenizer import open_tokenizer
 
 
 def verify_tokens(exported: Path, checkpoint: Path, plan: TokenizerPlan) -> TokenCheck:
     """The comparison on 1,000 strings. Raises ModelRefused when any string, or the BOS and EOS rule, differs."""
-    original = open_original(checkpoint)
+    original = open_tokenizer(checkpoint)
     raw = _texts(checkpoint, plan)
     # The engine leaves text as it is; whoever asks it normalizes first, so equal ids are wanted of normalized text.
     texts = [unicodedata.normalize("NFC", text) for text in raw] if plan.normalization == "NFC" else raw
@@ -33,22 +33,6 @@ def verify_tokens(exported: Path, checkpoint: Path, plan: TokenizerPlan) -> Toke
         identical=len(texts),
         normalized_first=sum(before != after for before, after in zip(raw, texts, strict=True)),
     )
-
-
-def open_original(checkpoint: Path) -> Any:
-    """The checkpoint's own tokenizer, of the `tokenizers` library. Raises ModelRefused when that refuses its file."""
-    from tokenizers import Tokenizer
-
-    path = checkpoint / "tokenizer.json"
-    try:
-        original = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise ModelRefused(
-            f"{path} is refused by the tokenizers library: {str(error)[:120]}.", next_step="copy the file again"
-        ) from error
-    original.no_padding()
-    original.no_truncation()
-    return original
 
 
 def _texts(checkpoint: Path, plan: TokenizerPlan) -> list[str]:
