@@ -36,7 +36,7 @@ from edgemed.evaluate.divergence import divergence, joined
 from edgemed.evaluate.engine_scorer import EngineScorer
 from edgemed.evaluate.logits_file import LogitsFile
 from edgemed.evaluate.prompts import demo_facts
-from edgemed.export.allocate import allocated_formats
+from edgemed.export.allocate import allocated_formats, estimated_losses
 from edgemed.export.compress import AUTO_BASE, FinishedTensors, matrices
 from edgemed.export.gguf import export_gguf
 from edgemed.export.preflight import prepare
@@ -141,7 +141,8 @@ class Bench:
         size = None if target_bpw else str((self.work / f"stock-{seed}.gguf").stat().st_size)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             kept = Path(folder) / "sensitivity.json"
-            formats = allocated_formats(plan, texts, kept, SilentProgress(), target_size=size, target_bpw=target_bpw)
+            losses = estimated_losses(plan, texts, kept, SilentProgress())
+            formats = allocated_formats(plan, losses, SilentProgress(), target_size=size, target_bpw=target_bpw)
             plan = prepare(self.checkpoint, path, AUTO_BASE, formats)
             finished = round_layers(plan.checkpoint, matrices(plan), texts, Path(folder) / "layers")
             export_gguf(self.checkpoint, path, recipe=AUTO_BASE, assignment=formats, rounder=FinishedTensors(finished))

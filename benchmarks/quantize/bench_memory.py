@@ -21,12 +21,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from synthetic import CHATML, SHAPES, _byte_alphabet
 
-from edgemed.core.tensor_types import BY_NAME
+from edgemed.core.tensor_types import BY_NAME, Role
 from edgemed.engines.base import EngineConfig
 from edgemed.export.gguf_writer import OutputTensor, lay_out
 from edgemed.formats.recipes import bind, find_recipe
 from edgemed.models.gguf_values import Value, f32, flag, i32_array, text, texts, u32
-from edgemed.models.spec import Role, TensorSpec
+from edgemed.models.spec import TensorSpec
 from edgemed.plan.projection import project
 from edgemed.quantize.allocation import Option, allocate, budget_from
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgemed.core.tensor_types import Role
 from edgemed.models.gguf_values import Value
-from edgemed.models.spec import Role
 
 
 class Change(Enum):

@@ -1,9 +1,10 @@
-"""Files appear whole or not at all: written aside, synced, renamed into place."""
+"""Files and folders appear whole or not at all: written aside, renamed into place."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,6 +47,26 @@ def write_text(target: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to write to; it takes the place of `target` when the block ends well.
+
+    On any error, also Ctrl-C, nothing is left behind and an older `target` stays as it was.
+    """
+    part: Path | None = None
+    try:
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.absolute().parent))
+        yield part
+        part.chmod(0o777 & ~_umask())
+        _exchange(part, target)
+    except OSError as error:
+        raise _unwritten(target, error) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
 def _unwritten(target: Path, error: OSError) -> EdgemedError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return EdgemedError(
@@ -73,3 +94,19 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def _exchange(part: Path, target: Path) -> None:
+    """A folder that is not empty cannot be renamed over: the old one steps aside first, and back if that fails."""
+    if not target.exists():
+        part.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.absolute().parent))
+    target.rename(aside / target.name)
+    try:
+        part.rename(target)
+    except OSError:
+        (aside / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

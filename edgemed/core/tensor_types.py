@@ -1,4 +1,4 @@
-"""The number formats a tensor may be stored in: their names, block sizes and GGUF type numbers.
+"""What a tensor does, and the number formats it may be stored in: their names, block sizes and GGUF type numbers.
 
 Source: `ggml_type` and the block structures in llama.cpp's ggml.h and ggml-common.h. A row of a tensor is cut
 into blocks of `block_size` weights; each block takes `block_bytes`.
@@ -7,6 +7,26 @@ into blocks of `block_size` weights; each block takes `block_bytes`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal[
+    "embedding",
+    "head",
+    "attention_q",
+    "attention_k",
+    "attention_v",
+    "attention_qkv",
+    "attention_output",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_gate_up",
+    "ffn_down",
+    "norm",
+    "bias",
+    "rope",
+    "other",
+]
+"""What a tensor of a model does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,7 @@ def round_rows(
     """
     rows, columns = weights.shape
     packed = np.empty((rows, kind.row_bytes(columns)), np.uint8)
-    if not np.isfinite(weights).all():
-        raise ModelRefused(
-            f"Tensor {name} holds NaN or infinity: the checkpoint is damaged or its training diverged.",
-            next_step="copy the checkpoint again, or take an earlier one",
-        )
+    refuse_non_finite(weights, name)
     values = np.ascontiguousarray(weights, np.float32)
     marks = None if importance is None else np.ascontiguousarray(importance, np.float32)
     if marks is not None and marks.shape != (columns,):
@@ -60,6 +56,15 @@ def round_rows(
     if written != packed.nbytes:
         raise ModelRefused(f"Tensor {name} became {written} bytes of {kind.name} instead of {packed.nbytes}.")
     return packed
+
+
+def refuse_non_finite(weights: npt.NDArray[np.float32], name: str) -> None:
+    """Raise ModelRefused for NaN or infinity."""
+    if not np.isfinite(weights).all():
+        raise ModelRefused(
+            f"Tensor {name} holds NaN or infinity: the checkpoint is damaged or its training diverged.",
+            next_step="copy the checkpoint again, or take an earlier one",
+        )
 
 
 @cache

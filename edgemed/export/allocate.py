@@ -48,8 +48,7 @@ ESTIMATED_TOKENS = 2_000
 
 def allocated_formats(
     plan: ExportPlan,
-    texts: CalibrationSet,
-    kept: Path,
+    losses: Sensitivity,
     progress: Progress,
     *,
     target_size: str | None = None,
@@ -58,20 +57,18 @@ def allocated_formats(
 ) -> dict[str, str]:
     """A format for every matrix of the file, by its name there.
 
-    Without a target the mix is as large as the recipe that `plan` was made with. The estimate is kept in the file
-    `kept` and used again for the same checkpoint and texts, whatever the target. Raises UsageError for a target that
-    cannot be reached, with the smallest that can. `raised` says how often a matrix (checkpoint name) is to count RAISE
-    times as much as estimated.
+    Without a target the mix is as large as the recipe that `plan` was made with. `raised` says how often a matrix
+    (checkpoint name) is to count RAISE times as much as estimated. Raises UsageError for a target that cannot be
+    reached, with the smallest that can.
     """
     formats = _candidates(plan)
-    estimate = _estimate(plan, texts, formats, kept, progress)
     shapes = {tensor.source: tensor.shape for tensor in plan.conversion.tensors}
 
     def n_bytes(name: str, form: str) -> int:
         return shapes[name][0] * BY_NAME[form].row_bytes(shapes[name][1])
 
     budget, fixed = _budget(plan, formats, target_size, target_bpw)
-    options = [_weighed(option, (raised or {}).get(option.tensor, 0)) for option in estimate.options(n_bytes)]
+    options = [_weighed(option, (raised or {}).get(option.tensor, 0)) for option in losses.options(n_bytes)]
     assignment: Assignment = allocate(options, budget, fixed)
     progress.note(f"allocated {format_bytes(assignment.n_bytes)}: {assignment.composition()}")
     names = {tensor.source: tensor.name for tensor in plan.conversion.tensors}
@@ -84,10 +81,12 @@ def _weighed(option: Option, times_raised: int) -> Option:
     return option.model_copy(update={"cost": option.cost * compensated * RAISE**times_raised})
 
 
-def _estimate(
-    plan: ExportPlan, texts: CalibrationSet, formats: Mapping[str, tuple[str, ...]], kept: Path, progress: Progress
-) -> Sensitivity:
-    """The sensitivity file `kept`, made now unless an earlier one is of the same checkpoint and texts."""
+def estimated_losses(plan: ExportPlan, texts: CalibrationSet, kept: Path, progress: Progress) -> Sensitivity:
+    """What each matrix of the plan loses in each format: the file `kept`, made now unless it is of the same inputs.
+
+    It holds for every target; the checkpoint is read whole, for its digest and for the estimate.
+    """
+    formats = _candidates(plan)
     inputs = SensitivityInputs(
         checkpoint=checkpoint_digest(plan.checkpoint),
         texts=texts.digest,

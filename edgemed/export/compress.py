@@ -66,20 +66,23 @@ class Compression:
     """Put the file in place although the clinical gate failed."""
 
 
-@dataclass(frozen=True, slots=True)
 class FinishedTensors:
-    """Hands the exporter what was rounded before."""
+    """Hands the exporter what was rounded before, one tensor in memory at a time."""
 
-    by_source: Mapping[str, RoundedTensor]
+    def __init__(self, by_source: Mapping[str, RoundedTensor]) -> None:
+        self._by_source = by_source
+        self._last: tuple[str, Bytes] | None = None
 
     def packed(self, planned: ConvertedTensor, kind: TensorType, weights: Floats, start: int) -> Bytes | None:
         """The packed rows from `start` on, as many as `weights` has; None for a tensor that was not rounded."""
-        finished = self.by_source.get(planned.source)
+        finished = self._by_source.get(planned.source)
         if finished is None:
             return None
         if finished.format != kind.name:
             raise ValueError(f"{planned.source} was rounded to {finished.format}, {kind.name} is wanted")
-        return finished.stored()[start : start + len(weights)]
+        if self._last is None or self._last[0] != planned.source:  # the exporter asks for a piece of rows at a time
+            self._last = (planned.source, finished.stored())
+        return self._last[1][start : start + len(weights)]
 
 
 def export_any(
@@ -177,14 +180,14 @@ class _Run:
 
         Set B, which the report asks, is not looked at.
         """
-        from edgemed.export.allocate import allocated_formats
+        from edgemed.export.allocate import allocated_formats, estimated_losses
 
+        losses = estimated_losses(plan, texts, self.work / "sensitivity.json", self.progress)
         raised: Counter[str] = Counter()
         while True:
             assignment = allocated_formats(
                 plan,
-                texts,
-                self.work / "sensitivity.json",
+                losses,
                 self.progress,
                 target_size=self.wanted.target_size,
                 target_bpw=self.wanted.target_bpw,

@@ -17,7 +17,7 @@ from edgemed_converters.tokenizer import TokenizerPlan, plan_tokenizer
 
 from edgemed import __version__
 from edgemed.core.errors import EdgemedError, ModelRefused, UsageError
-from edgemed.core.tensor_types import BY_NAME
+from edgemed.core.tensor_types import BY_NAME, Role
 from edgemed.core.units import format_bytes
 from edgemed.export.engine_question import require_engine
 from edgemed.export.gguf_writer import Layout, OutputTensor, lay_out
@@ -28,7 +28,7 @@ from edgemed.models.chat_template import render_chat
 from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_checkpoint
 from edgemed.models.gguf_header import MAGIC
 from edgemed.models.gguf_values import Value, text, u32
-from edgemed.models.spec import ModelSpec, Role, TensorSpec
+from edgemed.models.spec import ModelSpec, TensorSpec
 from edgemed.models.tokenizer import open_tokenizer
 
 _NEEDED_RAM = 300 * 1024 * 1024

@@ -21,37 +21,20 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Record, digest_of
+from edgemed.core.tensor_types import Role
 from edgemed.formats.targets import FormatName, Target, fitting_type, type_of
 
-RoleName = Literal[
-    "embedding",
-    "head",
-    "attention_q",
-    "attention_k",
-    "attention_v",
-    "attention_qkv",
-    "attention_output",
-    "ffn_gate",
-    "ffn_up",
-    "ffn_gate_up",
-    "ffn_down",
-    "norm",
-    "bias",
-    "rope",
-    "other",
-]
-"""The roles of edgemed.models.spec."""
-ROLES: tuple[RoleName, ...] = get_args(RoleName)
+ROLES: tuple[Role, ...] = get_args(Role)
 
 GroupName = Literal["attention", "feed_forward", "small", "all"]
-GROUPS: Mapping[str, tuple[RoleName, ...]] = {
+GROUPS: Mapping[str, tuple[Role, ...]] = {
     "attention": ("attention_q", "attention_k", "attention_v", "attention_qkv", "attention_output"),
     "feed_forward": ("ffn_gate", "ffn_up", "ffn_gate_up", "ffn_down"),
     "small": ("norm", "bias", "rope", "other"),
     "all": ROLES,
 }
 """Names for several roles together."""
-_MEMBERS: Mapping[str, tuple[RoleName, ...]] = {**GROUPS, **{role: (role,) for role in ROLES}}
+_MEMBERS: Mapping[str, tuple[Role, ...]] = {**GROUPS, **{role: (role,) for role in ROLES}}
 
 _OUTSIDE_LAYERS = frozenset({"embedding", "head", "rope"})
 _MAX_FILE_BYTES = 256 * 1024
@@ -110,7 +93,7 @@ def _part(share: str | None, count: int) -> int:
 class Rule(Record):
     """One line of a recipe: these roles, in these layers, get this format."""
 
-    roles: tuple[RoleName | GroupName, ...] = Field(min_length=1)
+    roles: tuple[Role | GroupName, ...] = Field(min_length=1)
     layers: LayerChoice | None = None
     """Only in these layers."""
     heads_per_kv_head: int | None = Field(default=None, ge=2)
@@ -125,7 +108,7 @@ class Rule(Record):
         return self.layers is not None or self.heads_per_kv_head is not None
 
     @property
-    def expanded(self) -> tuple[RoleName, ...]:
+    def expanded(self) -> tuple[Role, ...]:
         """Its roles, groups replaced by what they stand for."""
         return tuple(role for name in self.roles for role in _MEMBERS[name])
 
@@ -209,7 +192,7 @@ class Tensor(Protocol):
         """Rows first."""
 
     @property
-    def role(self) -> RoleName:
+    def role(self) -> Role:
         """What it does."""
 
     @property

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgemed.core.errors import ModelRefused
-from edgemed.core.tensor_types import BY_NAME
+from edgemed.core.tensor_types import BY_NAME, Role
 from edgemed.models.config import ModelConfig, read_json
 from edgemed.models.safetensors import StoredTensor, read_safetensors
-from edgemed.models.spec import ModelSpec, Role, TensorSpec
+from edgemed.models.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np

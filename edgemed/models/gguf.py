@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 
 from edgemed.core.errors import ModelRefused
+from edgemed.core.tensor_types import Role
 from edgemed.models.gguf_header import GgufArray, GgufHeader, GgufTensor, read_gguf
-from edgemed.models.spec import ModelSpec, Role, TensorSpec
+from edgemed.models.spec import ModelSpec, TensorSpec
 
 __all__ = ["GgufArray", "GgufHeader", "GgufTensor", "check_gguf", "read_gguf", "spec_from_gguf"]
 

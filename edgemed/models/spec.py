@@ -5,24 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from edgemed.core.records import Record
-
-Role = Literal[
-    "embedding",
-    "head",
-    "attention_q",
-    "attention_k",
-    "attention_v",
-    "attention_qkv",
-    "attention_output",
-    "ffn_gate",
-    "ffn_up",
-    "ffn_gate_up",
-    "ffn_down",
-    "norm",
-    "bias",
-    "rope",
-    "other",
-]
+from edgemed.core.tensor_types import Role
 
 
 class TensorSpec(Record):

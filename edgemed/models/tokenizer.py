@@ -9,7 +9,7 @@ from typing import Any
 from edgemed.core.errors import ModelRefused
 from edgemed.models.config import as_list, read_json
 
-_MAX_TEMPLATE = 1024 * 1024
+_MAX_TEMPLATE = 1_000_000
 
 
 def open_tokenizer(checkpoint: Path) -> Any:

@@ -6,12 +6,9 @@ filled up with blanks, which the format allows, so that a tensor's place need no
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,51 +166,3 @@ def _is_ours(folder: Path, method: str) -> bool:
     except EdgemedError:
         return False
     return isinstance(quantization, dict) and quantization.get("quant_method") == method
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write to; it takes the place of `target` when the block ends well.
-
-    On any error, also Ctrl-C, nothing is left behind and an older `target` stays as it was.
-    """
-    part: Path | None = None
-    try:
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.absolute().parent))
-        yield part
-        part.chmod(0o777 & ~_umask())
-        _exchange(part, target)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise EdgemedError(
-            f"{target} could not be written: {error.strerror or error}.",
-            next_step="free space on that disk, or name another place"
-            if full
-            else "name another place, a writable one",
-        ) from error
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _exchange(part: Path, target: Path) -> None:
-    """A folder that is not empty cannot be renamed over: the old one steps aside first, and back if that fails."""
-    if not target.exists():
-        part.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.absolute().parent))
-    target.rename(aside / target.name)
-    try:
-        part.rename(target)
-    except OSError:
-        (aside / target.name).rename(target)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

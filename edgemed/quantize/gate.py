@@ -7,8 +7,8 @@ was killed need not ask it again. A finished report is written beside the output
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,21 +51,25 @@ class Judge:
 
     def report(self, open_child: Callable[[], Scorer], subject: ReportSubject, name: SetName = "B") -> ClinicalReport:
         """The clinical report on one child. Raises what scorers raise."""
-        asked = self._questions(name)
-        tokens = TokenText(self.source)
-        predictions = self.work / f"parent-{name}.logits"
-        part = self._parent_part(asked, tokens, predictions)
-        with LogitsFile(predictions) as parent, closing(open_child()) as child:
+        asked, tokens = self._questions(name), TokenText(self.source)
+        with self._opened(open_child, asked, tokens, name) as (parent, part, child):
             return report_on_child(parent, part, child, tokens, asked, subject, self.progress)
 
     def changes(self, open_child: Callable[[], Scorer], name: SetName) -> int:
         """How many doses and intervals one child changes, without the rest of a report."""
-        asked = self._questions(name)
-        tokens = TokenText(self.source)
+        asked, tokens = self._questions(name), TokenText(self.source)
+        with self._opened(open_child, asked, tokens, name) as (parent, part, child):
+            return len(compare_answers(parent, child, tokens, asked, part, self.progress).changes)
+
+    @contextmanager
+    def _opened(
+        self, open_child: Callable[[], Scorer], asked: Questions, tokens: TokenText, name: SetName
+    ) -> Iterator[tuple[LogitsFile, ParentPart, Scorer]]:
+        """The parent's predictions and answers to a set of questions, and the child, opened after it."""
         predictions = self.work / f"parent-{name}.logits"
         part = self._parent_part(asked, tokens, predictions)
         with LogitsFile(predictions) as parent, closing(open_child()) as child:
-            return len(compare_answers(parent, child, tokens, asked, part, self.progress).changes)
+            yield parent, part, child
 
     def _questions(self, name: SetName) -> Questions:
         """The table's questions for a model that was trained on it, general ones for every other."""

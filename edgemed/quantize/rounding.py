@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgemed.core.errors import ModelRefused
 from edgemed.core.tensor_types import TensorType
-from edgemed.engines.rounding import round_rows
+from edgemed.engines.rounding import refuse_non_finite, round_rows
 from edgemed.formats.blocks import Grid, dequantize, grid_of, has_codes, with_codes
 from edgemed.quantize.compensation import CompensationFailed, compensated_codes, nearest_codes, reconstruction_error
 
@@ -122,18 +122,19 @@ def _smallest(errors: dict[str, float]) -> str:
     return min(errors, key=lambda method: errors[method])
 
 
-def _refuse_nothing(weights: Floats, hessian: Floats, name: str) -> float:
-    """Raise ModelRefused for weights or inputs that say nothing; the mean square of the outputs, summed over them."""
-    if not np.isfinite(weights).all():
-        raise ModelRefused(
-            f"Tensor {name} holds NaN or infinity: the checkpoint is damaged or its training diverged.",
-            next_step="copy the checkpoint again, or take an earlier one",
-        )
+def refuse_unusable(weights: Floats, name: str) -> None:
+    """Raise ModelRefused for weights that are not finite, or all zero."""
+    refuse_non_finite(weights, name)
     if not weights.any():
         raise ModelRefused(
             f"Tensor {name} holds only zeros: the checkpoint is damaged or was never trained.",
             next_step="copy the checkpoint again, or take another one",
         )
+
+
+def _refuse_nothing(weights: Floats, hessian: Floats, name: str) -> float:
+    """Raise ModelRefused for weights or inputs that say nothing; the mean square of the outputs, summed over them."""
+    refuse_unusable(weights, name)
     squares = hessian.diagonal()
     if not np.isfinite(squares).all() or not squares.any():
         raise ModelRefused(

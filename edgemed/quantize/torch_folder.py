@@ -20,8 +20,8 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgemed.core.errors import MissingExtra, ModelRefused, UsageError
-from edgemed.core.files import write_text
+from edgemed.core.errors import MissingExtra, UsageError
+from edgemed.core.files import whole_folder, write_text
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import Record
 from edgemed.core.tensor_types import BF16, F16, F32, TensorType
@@ -37,9 +37,9 @@ from edgemed.quantize.folder_files import (
     check_place,
     copy_companions,
     plan_shards,
-    whole_folder,
     write_index,
 )
+from edgemed.quantize.rounding import refuse_unusable
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -293,7 +293,7 @@ class _Packing:
     def _write_packed(self, planned: _Planned, shard: ShardWriter) -> Codes:
         stored = planned.stored
         weights = self._reader.float32(stored)
-        _refuse_unusable(weights, stored.name)
+        refuse_unusable(weights, stored.name)
         state = nf4_state(weights) if planned.format == "nf4" else None
         grid = int8_grid(weights) if state is None else _grid_of_state(state)
         # A caller that prepared codes for 4 bits has none for a layer that fell back to 8.
@@ -417,19 +417,6 @@ def _checked(codes: Bytes, grid: Grid, stored: StoredTensor) -> Bytes:
     if codes.shape != stored.shape or codes.dtype != np.uint8 or int(codes.max()) >= len(grid.levels):
         raise ValueError(f"codes of {stored.name} do not fit: {codes.dtype} {codes.shape}, largest {codes.max()}")
     return codes
-
-
-def _refuse_unusable(weights: Floats, name: str) -> None:
-    if not np.isfinite(weights).all():
-        raise ModelRefused(
-            f"Tensor {name} holds NaN or infinity: the checkpoint is damaged or its training diverged.",
-            next_step="copy the checkpoint again, or take an earlier one",
-        )
-    if not weights.any():
-        raise ModelRefused(
-            f"Tensor {name} holds only zeros: the checkpoint is damaged or was never trained.",
-            next_step="copy the checkpoint again, or take another one",
-        )
 
 
 def bitsandbytes_library() -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeCheckpoint
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -25,6 +25,8 @@ from edgemed.models.gguf import check_gguf
 from edgemed.quantize import calibration, calibration_texts, gate
 from edgemed.quantize.clinical_report import ClinicalReport, generic_questions
 from edgemed.quantize.gate import DosesChanged, Judge
+
+MakeCheckpoint = Callable[[str], Path]
 
 
 @pytest.fixture(autouse=True)

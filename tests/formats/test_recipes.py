@@ -7,22 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemed.core.errors import UsageError
-from edgemed.core.tensor_types import BY_NAME
+from edgemed.core.tensor_types import BY_NAME, Role
 from edgemed.formats.recipes import (
     ROLES,
     Bound,
     LayerChoice,
     QuantRecipe,
-    RoleName,
     bind,
     find_recipe,
     heads_per_kv_head,
     read_recipe,
     shipped_recipes,
 )
-from edgemed.models.spec import Role
 
-PROJECTIONS: dict[RoleName, str] = {
+PROJECTIONS: dict[Role, str] = {
     "attention_q": "attn_q",
     "attention_k": "attn_k",
     "attention_v": "attn_v",
@@ -38,7 +36,7 @@ ALL_F16 = 'name = "mine"\ndescription = "Mine."\n[[rules]]\nroles = ["all"]\nfor
 class Part:
     name: str
     shape: tuple[int, ...]
-    role: RoleName
+    role: Role
     layer: int | None = None
 
 
