@@ -1,6 +1,6 @@
 """Mean response time of a mixed workload: with everything, without the answer cache, without limits per class.
 
-    python benchmarks/bench_ablation.py [--questions 300] [--rounds 3] [--long-questions 30] [--seed 1]
+    python benchmarks/bench_ablation.py [--questions 300] [--rounds 3] [--long-questions 10] [--long-rounds 3]
 
 The mix: 10 % repeats of an earlier question word for word, 10 % earlier questions in another wording, 80 % new ones,
 one in twenty of those an emergency. Questions, wordings and order come from the demonstration's facts by the seed; the
@@ -17,6 +17,7 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -70,7 +71,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--long-questions", type=int, default=30)
+    parser.add_argument("--long-questions", type=int, default=10, help="of the second part; 0 leaves it out")
+    parser.add_argument("--long-rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
@@ -78,12 +80,12 @@ def main() -> None:
     WarmUp(checked_facts).wait(every_language=True)  # as a server does before its first question
     found: dict[str, Any] = {"mix": Counter(question.kind for question in questions)}
     found["demonstration model"] = compare(demo_model_path(), questions, asked.rounds, asked.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        shape = replace(SHAPES["qwen2-0.5b"], n_layers=4, vocab_size=32768)
-        model = write_synthetic(Path(folder) / "random.gguf", shape)
-        found["random weights, no answer ends early"] = compare(
-            model, questions[: asked.long_questions], 1, asked.threads
-        )
+    if asked.long_questions:
+        with tempfile.TemporaryDirectory() as folder:
+            shape = replace(SHAPES["qwen2-0.5b"], n_layers=4, vocab_size=32768)
+            model = write_synthetic(Path(folder) / "random.gguf", shape)
+            first = questions[: asked.long_questions]
+            found["random weights, no answer ends early"] = compare(model, first, asked.long_rounds, asked.threads)
     print(json.dumps(found, indent=2))
 
 
@@ -131,6 +133,8 @@ def compare(model: Path, questions: list[Asked], rounds: int, threads: int) -> d
                     measured = [ask(http, question) for question in questions]
                     cpu[arm].append((cpu_s() - before) / len(questions))
                 times[arm].append([seconds for seconds, _ in measured])
+                mean = statistics.mean(times[arm][-1])
+                print(f"{model.name}, round {turn + 1}: {arm}, mean {1000 * mean:.0f} ms", file=sys.stderr, flush=True)
                 for seconds, state in measured:
                     answers[arm].setdefault(state, []).append(seconds)
     finally:

@@ -57,6 +57,7 @@ def machine(
         disk=DiskProfile(free=UNKNOWN, read_speed=UNKNOWN),
         gpus=(),
         engine=EngineProfile(name="llama.cpp (llama-cpp-python 0.3.36; cpu)", devices=tuple(devices)),
+        speed=NotAvailable(reason="not measured"),
         power_source=UNKNOWN,
         battery_charge=UNKNOWN,
         temperature=UNKNOWN,

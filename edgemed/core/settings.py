@@ -91,6 +91,13 @@ def cache_passphrase_file() -> Path | None:
     return Path(path) if path else None
 
 
+def rpc_devices() -> tuple[Path, tuple[str, ...]] | None:
+    """llama.cpp's RPC library ($EDGEMED_RPC_LIBRARY) and the addresses ($EDGEMED_RPC_DEVICES, with commas) of processes
+    that stand in for a GPU; None without both. For tests and experiments on one machine."""
+    library, addresses = os.environ.get("EDGEMED_RPC_LIBRARY"), os.environ.get("EDGEMED_RPC_DEVICES")
+    return (Path(library), tuple(addresses.split(","))) if library and addresses else None
+
+
 def data_dir() -> Path:
     """Where installed models, profiles and plans live: $EDGEMED_HOME, else the system's place for user data."""
     if home := os.environ.get("EDGEMED_HOME"):

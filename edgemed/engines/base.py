@@ -24,6 +24,15 @@ KvType = Literal["f16", "q8_0", "q4_0"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
 
+class TensorPlace(Record):
+    """Weights that lie on another device than their layer."""
+
+    pattern: str
+    """Regular expression (ECMAScript's, as in llama.cpp's `--override-tensor`) that finds a part of their names."""
+    device: str
+    """The engine's name of the device, such as "CPU" or "CUDA0"."""
+
+
 class EngineConfig(Record):
     """How one engine process loads one model; made by a plan."""
 
@@ -33,7 +42,16 @@ class EngineConfig(Record):
     n_slots: int = 1
     """Requests that decode side by side; the KV cache holds n_slots * context_length tokens."""
     n_threads: int = 1
+    n_threads_batch: int = 0
+    """Threads that read prompts; 0 is as many as decode."""
     n_gpu_layers: int = 0
+    """The head is the first of them, then the last layers."""
+    devices: tuple[str, ...] = ()
+    """The engine's names of the devices that layers may go to, in order; empty for all it has."""
+    device_shares: tuple[float, ...] = ()
+    """Share of the GPU layers that each of `devices` takes; empty shares by free memory."""
+    tensor_places: tuple[TensorPlace, ...] = ()
+    """Weights placed apart from their layer; of several patterns that match, the first counts."""
     kv_type: KvType = "f16"
     n_ubatch: int = 128
     """Prompt tokens per step: the compute buffer grows with it."""
@@ -133,6 +151,9 @@ class EngineInfo(Record):
     """The engine's names of the devices that hold a part of the model, such as "CPU" or "CUDA0"."""
     buffer_bytes: dict[str, int] = Field(default_factory=dict)
     """Memory by the engine's own account, per kind of buffer: weights, KV cache and compute together."""
+    memory: dict[str, tuple[int, int, int]] = Field(default_factory=dict)
+    """Bytes of weights, KV cache and compute buffers by place ("RAM", "CUDA0"), asked of the engine after loading;
+    empty where it cannot be asked."""
     load_seconds: float = 0.0
 
 

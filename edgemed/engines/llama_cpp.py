@@ -19,14 +19,18 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgemed.core.errors import EngineFailed, MissingExtra, ModelRefused, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.core.units import format_bytes
 from edgemed.engines.base import EngineConfig, EngineInfo, KvType, Sampling
 from edgemed.engines.llama_embedding import Embedder
+from edgemed.engines.memory_breakdown import memory_by_place
+from edgemed.engines.native_library import start_backends
 from edgemed.engines.native_log import NativeLog
+from edgemed.engines.native_placement import place_weights
+from edgemed.engines.pinned import installed_version
 from edgemed.engines.prompt_tokens import PromptTokenizer, SpecialToken
 from edgemed.engines.scheduler import Chunk
 from edgemed.engines.thinking import CLOSE, CLOSING, OPEN, is_reasoning
@@ -74,10 +78,13 @@ def load_api() -> Any:
 
 
 def model_parameters(api: Any, config: EngineConfig) -> Any:
-    """`llama_model_params` for `config`: what a memory projection has to use as well."""
+    """`llama_model_params` for `config`: what a memory projection has to use as well. Raises EngineFailed for a device
+    that the engine does not have."""
     parameters = api.llama_model_default_params()
     parameters.n_gpu_layers = config.n_gpu_layers
     parameters.load_mode = api.LLAMA_LOAD_MODE_MMAP if config.use_mmap else api.LLAMA_LOAD_MODE_NONE
+    if config.devices or config.tensor_places:
+        place_weights(api, config, parameters)
     return parameters
 
 
@@ -90,13 +97,22 @@ def context_parameters(api: Any, config: EngineConfig) -> Any:
     parameters.n_batch = max(config.n_ubatch, config.n_slots)
     parameters.n_ubatch = config.n_ubatch
     parameters.n_outputs_max = config.n_slots
-    parameters.n_threads = parameters.n_threads_batch = config.n_threads
+    parameters.n_threads = config.n_threads
+    parameters.n_threads_batch = config.n_threads_batch or config.n_threads
     parameters.type_k = parameters.type_v = _GGML_TYPES[config.kv_type]
     parameters.flash_attn_type = (
         api.LLAMA_FLASH_ATTN_TYPE_AUTO if config.flash_attention else api.LLAMA_FLASH_ATTN_TYPE_DISABLED
     )
     parameters.no_perf = True
     return parameters
+
+
+class NativeHandles(NamedTuple):
+    """The binding's functions and the C objects of one loaded engine, for a loop of one's own in its process."""
+
+    api: Any
+    model: Any
+    context: Any
 
 
 class LlamaCpp:
@@ -111,7 +127,7 @@ class LlamaCpp:
         self._config = config
         self._api = load_api()
         self._log = NativeLog(self._api)
-        self._api.llama_backend_init()
+        start_backends(self._api)
         self._model = self._load_model(on_progress or (lambda _: None))
         self._vocab = self._api.llama_model_get_vocab(self._model)
         self._context = self._open_context()
@@ -132,6 +148,11 @@ class LlamaCpp:
         self.closing = self._closing()
         self._check_forward()
         self.info = self._describe(time.monotonic() - began)
+
+    @property
+    def native(self) -> NativeHandles:
+        """What the library knows this engine by."""
+        return NativeHandles(self._api, self._model, self._context)
 
     @property
     def n_slots(self) -> int:
@@ -379,7 +400,7 @@ class LlamaCpp:
         api = self._api
         buffers = self._log.buffer_bytes
         return EngineInfo(
-            engine=f"llama.cpp (llama-cpp-python {_binding_version()})",
+            engine=f"llama.cpp (llama-cpp-python {installed_version()})",
             architecture=self._metadata("general.architecture"),
             model_name=self._metadata("general.name") or self._config.model_path.stem,
             context_length=self.context_length,
@@ -390,6 +411,7 @@ class LlamaCpp:
             eos_token=self._control_text(api.llama_vocab_eos(self._vocab)),
             devices=tuple(dict.fromkeys(name.partition("_")[0] for name in buffers)),
             buffer_bytes=buffers,
+            memory=memory_by_place(api, self._context),
             reasoning=self.closing is not None,
             load_seconds=load_seconds,
         )
@@ -418,12 +440,3 @@ def _check_runs(text: str) -> None:
             f"The text holds {longest} characters in a row without a blank, or of blanks alone; {_LONGEST_RUN} may be.",
             next_step="send words",
         )
-
-
-def _binding_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("llama-cpp-python")
-    except PackageNotFoundError:
-        return "unknown version"

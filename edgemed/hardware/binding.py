@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-ENGINE_VERSION = "0.3.36"
-"""The pinned llama-cpp-python; pyproject.toml says the same."""
-ENGINE_PACKAGE = "llama-cpp-python"
 WHEEL_INDEX = "https://abetlen.github.io/llama-cpp-python/whl"
 """Upstream's own prebuilt wheels, one folder per variant."""
 
@@ -148,7 +145,7 @@ def cuda_driver_version() -> tuple[int, int] | None:
 def installed_backends(folder: Path | None) -> tuple[Backend, ...]:
     """The backends of the installed binding, told from its libraries without loading them; empty without one.
 
-    `folder` is the binding's `lib`; see `engine_folder` in engine_devices.
+    `folder` is the binding's `lib`; see `engine_folder` in engines.native_library.
     """
     if folder is None or not folder.is_dir():
         return ()

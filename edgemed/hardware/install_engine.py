@@ -25,10 +25,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgemed.engines.pinned import ENGINE_PACKAGE, ENGINE_VERSION
 from edgemed.hardware import binding
 from edgemed.hardware.binding import Backend
 
-_REQUIREMENT = f"{binding.ENGINE_PACKAGE}=={binding.ENGINE_VERSION}"
+_REQUIREMENT = f"{ENGINE_PACKAGE}=={ENGINE_VERSION}"
 _INDEX_TIMEOUT_S = 5
 _HEARTBEAT_S = 30.0
 
@@ -52,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _already_there(backend: Backend) -> bool:
     try:
-        version = importlib.metadata.version(binding.ENGINE_PACKAGE)
+        version = importlib.metadata.version(ENGINE_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         return False
-    return version == binding.ENGINE_VERSION and _works(backend)
+    return version == ENGINE_VERSION and _works(backend)
 
 
 def _works(backend: Backend) -> bool:
@@ -87,7 +88,7 @@ def _from_wheel(backend: Backend) -> bool:
         if _works(backend) and _pip(["install", _REQUIREMENT]) == 0:  # now what the wheel itself needs
             return True
         _say("The prebuilt wheel is of no use here; it is taken out again.")
-        _pip(["uninstall", "--yes", binding.ENGINE_PACKAGE])
+        _pip(["uninstall", "--yes", ENGINE_PACKAGE])
     return False
 
 
@@ -109,7 +110,7 @@ def _from_source(backend: Backend) -> bool:
     options = []
     if flags := binding.cmake_flags(backend):
         # pip's cache does not know build options: without this it would hand back a CPU build.
-        options = ["--no-cache-dir", "--no-binary", binding.ENGINE_PACKAGE, "--force-reinstall", "--no-deps"]
+        options = ["--no-cache-dir", "--no-binary", ENGINE_PACKAGE, "--force-reinstall", "--no-deps"]
         options += [f"--config-settings=cmake.args={flags}"]
     if _pip(["install", *options, _REQUIREMENT], show_failure=True) != 0:
         return False
@@ -125,7 +126,7 @@ def _pip_has_wheel() -> bool:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    return f"llama_cpp_python-{binding.ENGINE_VERSION}" in done.stdout
+    return f"llama_cpp_python-{ENGINE_VERSION}" in done.stdout
 
 
 def _pip(arguments: Sequence[str], *, show_failure: bool = False) -> int:

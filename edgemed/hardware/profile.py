@@ -13,10 +13,11 @@ from edgemed.core.files import write_text
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import MaybeFigure, NotAvailable
 from edgemed.core.settings import data_dir
+from edgemed.engines.native_library import engine_folder
 from edgemed.hardware.binding import advice_for, gpus_in_machine, installed_backends
 from edgemed.hardware.cpu import read_cpu
 from edgemed.hardware.disk import read_disk
-from edgemed.hardware.engine_devices import ask_engine, engine_folder
+from edgemed.hardware.engine_devices import ask_engine
 from edgemed.hardware.gpu import read_gpus
 from edgemed.hardware.memory import read_memory
 from edgemed.hardware.power import read_load, read_power, read_temperature
@@ -56,6 +57,7 @@ def measure_profile(progress: Progress | None = None, *, quick: bool = False) ->
         gpus=gpus,
         gpu_note=gpu_note,
         engine=engine,
+        speed=NotAvailable(reason="not measured"),
         power_source=source,
         battery_charge=charge,
         temperature=temperature,

@@ -97,10 +97,88 @@ class EngineProfile(Record):
 MaybeEngine = Annotated[EngineProfile | NotAvailable, Field(discriminator="available")]
 
 
+class FormatSpeed(Record):
+    """What one device does with weights of one format, the engine's own loop around it."""
+
+    format: str
+    """As in a GGUF: "f16", "q8_0", "iq4_nl"."""
+    read: MaybeFigure
+    """Bytes of weights per second while decoding one token at a time."""
+    compute_64: MaybeFigure
+    """Operations per second (a multiplication and an addition are two) while reading 64 tokens of a prompt."""
+    compute_512: MaybeFigure
+    """The same with 512 tokens, in chunks of the usual n_ubatch."""
+
+
+class DeviceSpeed(Record):
+    """How fast the engine is on one device."""
+
+    device: str
+    """The engine's name for it."""
+    formats: tuple[FormatSpeed, ...]
+    layer_overhead: MaybeFigure
+    """Seconds for each layer and decoding step that do not depend on the size of its weights."""
+    token_overhead: MaybeFigure
+    """Seconds for each decoding step that do not depend on the layers: graph, sampling."""
+    kv_read: MaybeFigure
+    """Bytes of f16 keys and values per second that attention reads while decoding, at a depth of 4096."""
+    attention_compute: MaybeFigure
+    """Operations per second of attention over earlier tokens while reading a prompt."""
+    energy: MaybeFigure
+    """Joules per token while decoding the q8_0 model of the measurement, above or with idling as its note says."""
+    sustained: MaybeFigure
+    """Speed after a minute of full load as a share of the first seconds' (1: no loss to heat or power limits)."""
+
+
+class ThreadSpeed(Record):
+    """One point of the sweep over thread counts, on the CPU."""
+
+    n_threads: int
+    decode: MaybeFigure
+    """Tokens per second of the measurement's q8_0 model."""
+    prefill: MaybeFigure
+
+
+class Link(Record):
+    """What it costs to use a device beside the CPU."""
+
+    device: str
+    to_device: MaybeFigure
+    """Bytes per second, host memory to device memory."""
+    from_device: MaybeFigure
+    crossing: MaybeFigure
+    """Seconds for each time that a decoding step changes from one to the other."""
+    context_overhead: MaybeFigure
+    """Bytes that a process takes of the device's memory before any model: driver and context."""
+
+
+class EngineSpeed(Record):
+    """How fast the installed engine is on this machine, measured with the engine itself on synthetic models."""
+
+    available: Literal[True] = True
+    engine: str
+    """EngineProfile.name at the time: another version is another speed."""
+    n_threads: int
+    """Threads that decode fastest."""
+    n_threads_batch: int
+    """Threads that read prompts fastest."""
+    threads: tuple[ThreadSpeed, ...]
+    devices: tuple[DeviceSpeed, ...]
+    links: tuple[Link, ...] = ()
+    load_average: MaybeFigure
+    """While it was measured, the measurement itself not counted."""
+    noisy: bool = False
+    """Repetitions differed so much that plans on these figures are guesses; `noise_note` says by how much."""
+    noise_note: str = ""
+
+
+MaybeSpeed = Annotated[EngineSpeed | NotAvailable, Field(discriminator="available")]
+
+
 class HardwareProfile(Record):
     """One machine at one moment: what it has, what is free, and how fast it was measured to be."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     created: str
     """ISO 8601, UTC."""
     quick: bool
@@ -113,6 +191,7 @@ class HardwareProfile(Record):
     gpu_note: str = ""
     """Why no GPU could be read, where that is so."""
     engine: MaybeEngine
+    speed: MaybeSpeed
     power_source: MaybeText
     """"mains" or "battery"."""
     battery_charge: MaybeFigure

@@ -9,9 +9,9 @@ from pathlib import Path
 from edgemed.core.errors import PlanInfeasible
 from edgemed.core.units import format_bytes
 from edgemed.engines.base import EngineConfig
+from edgemed.engines.memory_breakdown import RAM
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.memory import Estimate, estimate_memory, formula_sizes
-from edgemed.plan.record import RAM
 
 _SMALLER_TYPES = (("q8_0", 8.5), ("q6_k", 6.5625), ("q4_k_m", 4.85), ("iq4_nl", 4.5))
 """Bits per weight, largest first: block sizes of ggml-common.h; q4_k_m mixes q4_k and q6_k, about 4.85."""

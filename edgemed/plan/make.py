@@ -12,12 +12,13 @@ from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import NotAvailable
 from edgemed.core.units import MIB, format_bytes
 from edgemed.engines.base import EngineConfig, KvType
+from edgemed.engines.memory_breakdown import RAM
 from edgemed.hardware.record import EngineDevice, EngineProfile, HardwareProfile, value_of
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.explain import infeasible, recipe_of, server_command
 from edgemed.plan.memory import Estimate, estimate_memory, kv_type_fits, layers_on_gpu
-from edgemed.plan.record import RAM, Budget, Candidate, ModelIdentity, Placement, Plan
+from edgemed.plan.record import Budget, Candidate, ModelIdentity, Placement, Plan
 
 USUAL_CONTEXT = 4096
 """Tokens per slot that a medical question with its prompt and a long answer need."""

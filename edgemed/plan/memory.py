@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from edgemed.core.tensor_types import BY_NAME
 from edgemed.core.units import MIB
 from edgemed.engines.base import EngineConfig, KvType
+from edgemed.engines.memory_breakdown import RAM, Sizes
 from edgemed.models.spec import ModelSpec
-from edgemed.plan.projection import Projection, ProjectionFailed, Sizes, project
-from edgemed.plan.record import RAM, MemoryBasis, MemoryNeed
+from edgemed.plan.projection import Projection, ProjectionFailed, project
+from edgemed.plan.record import MemoryBasis, MemoryNeed
 
 _CELLS = 256
 """llama.cpp rounds the KV cache up to this many tokens."""
@@ -81,7 +82,7 @@ def estimate_memory(spec: ModelSpec, configs: Sequence[EngineConfig], gpu_place:
 
 def _believable(spec: ModelSpec, projection: Projection) -> bool:
     """Whether the weights are about the file's: some tensors are left out, an embedding may count twice."""
-    weights = sum(projection.places.values(), Sizes()).weights
+    weights = all_places(projection).weights
     return _LEAST_SHARE * spec.weight_bytes <= weights <= _MOST_SHARE * spec.weight_bytes
 
 
@@ -96,7 +97,7 @@ def _projected(spec: ModelSpec, config: EngineConfig, projection: Projection) ->
 
 def _comparison(spec: ModelSpec, config: EngineConfig, projection: Projection) -> str:
     """How the projection compares with the formula, part by part, where the formula should hold."""
-    formula, total = formula_sizes(spec, config), sum(projection.places.values(), Sizes())
+    formula, total = formula_sizes(spec, config), all_places(projection)
     differing = [
         f"{name} {theirs:,} projected, {ours:,} computed"
         for name, theirs, ours in (
@@ -109,6 +110,14 @@ def _comparison(spec: ModelSpec, config: EngineConfig, projection: Projection) -
     if not differing:
         return "projected by the engine; the formula agrees within 0.5 %"
     return f"projected by the engine; the formula differs (bytes): {'; '.join(differing)}"
+
+
+def all_places(projection: Projection) -> Sizes:
+    """What the engine takes in all places together."""
+    total = Sizes()
+    for sizes in projection.places.values():
+        total = total.plus(sizes)
+    return total
 
 
 def _computed(spec: ModelSpec, config: EngineConfig, note: str, gpu_place: str) -> Estimate:

@@ -7,15 +7,13 @@ from typing import Literal
 
 from edgemed.core.records import MaybeFigure, Record
 from edgemed.engines.base import EngineConfig
+from edgemed.engines.memory_breakdown import RAM
 
 Part = Literal["weights", "kv_cache", "compute", "logits", "process"]
 """compute: buffers of one step; logits: what a step hands back; process: program, library and vocabulary."""
 MemoryBasis = Literal["projected", "computed", "measured", "assumed"]
 """projected: the engine's own allocation, asked without loading; computed: our formula; measured: a process like
 the engine's was looked at; assumed: a figure from experience."""
-
-RAM = "RAM"
-"""The place that is main memory; every other place is named as the engine names its device."""
 
 
 class ModelIdentity(Record):
@@ -97,6 +95,9 @@ class Plan(Record):
     tokens_per_s: MaybeFigure
     """Decoding, one stream."""
     candidates: tuple[Candidate, ...]
+    ladder: tuple[EngineConfig, ...] = ()
+    """What to fall back to while serving, in this order, when memory or a device is lost: each needs less than the one
+    before, the last runs in main memory alone. The plan's own configuration is not among them."""
     reduced: bool
     """Memory forced less context or fewer slots than usual: worth planning again when more is free."""
     notes: tuple[str, ...] = ()

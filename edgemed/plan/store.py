@@ -13,6 +13,7 @@ from edgemed.core.files import write_text
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import Figure
 from edgemed.core.settings import data_dir
+from edgemed.engines.memory_breakdown import RAM
 from edgemed.hardware.cpu import read_cpu
 from edgemed.hardware.engine_devices import ask_engine, engine_name
 from edgemed.hardware.gpu import read_gpus
@@ -26,7 +27,7 @@ from edgemed.hardware.profile import (
 )
 from edgemed.hardware.record import EngineProfile, HardwareProfile, hardware_id, value_of
 from edgemed.plan.make import PlanRequest, make_plan, read_spec
-from edgemed.plan.record import RAM, Plan
+from edgemed.plan.record import Plan
 
 
 def plan_for(

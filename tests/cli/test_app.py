@@ -194,4 +194,4 @@ def test_json_is_all_there_is_on_stdout(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("EDGEMED_HOME", str(tmp_path))
     done = run("profile", "--quick", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["schema_version"] == 1
+    assert json.loads(done.stdout)["schema_version"] == 2

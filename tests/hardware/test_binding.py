@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgemed.engines.pinned import ENGINE_PACKAGE, ENGINE_VERSION
 from edgemed.hardware import binding
 from edgemed.hardware.binding import (
-    ENGINE_PACKAGE,
-    ENGINE_VERSION,
     Gpu,
     advice_for,
     gpus_in_machine,

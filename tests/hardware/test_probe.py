@@ -195,11 +195,11 @@ def test_the_engine_names_its_devices() -> None:
 
 
 def test_an_engine_that_is_missing_or_broken_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_devices, "engine_version", lambda: None)
+    monkeypatch.setattr(engine_devices, "installed_version", lambda: None)
     missing = ask_engine()
     assert isinstance(missing, NotAvailable)
     assert "pip install" in missing.reason
-    monkeypatch.setattr(engine_devices, "engine_version", lambda: "0.0")
+    monkeypatch.setattr(engine_devices, "installed_version", lambda: "0.0")
     monkeypatch.setattr(engine_devices.sys, "executable", "/bin/false")
     broken = ask_engine()
     assert isinstance(broken, NotAvailable)

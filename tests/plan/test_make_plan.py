@@ -11,12 +11,13 @@ from tiny_models import TinyShape, write_tiny_qwen2
 
 from edgemed.core.errors import ModelRefused, PlanInfeasible, UsageError
 from edgemed.core.units import GIB, MIB
+from edgemed.engines.memory_breakdown import RAM
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.plan import make, memory
 from edgemed.plan.make import PlanRequest, make_plan
 from edgemed.plan.memory import formula_sizes
 from edgemed.plan.projection import ProjectionFailed
-from edgemed.plan.record import RAM, Plan
+from edgemed.plan.record import Plan
 
 SHAPE = TinyShape(n_layers=8, hidden_size=256, ffn_size=1024, n_heads=4, n_kv_heads=4)
 

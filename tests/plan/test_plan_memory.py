@@ -10,13 +10,13 @@ import pytest
 from tiny_models import TinyShape, write_tiny_qwen2
 
 from edgemed.engines.base import EngineConfig
-from edgemed.hardware.binding import ENGINE_VERSION
+from edgemed.engines.memory_breakdown import RAM, Sizes
+from edgemed.engines.pinned import ENGINE_VERSION
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
 from edgemed.plan import memory, projection
 from edgemed.plan.memory import estimate_memory, formula_sizes
-from edgemed.plan.projection import Projection, ProjectionFailed, Sizes, parse_answer, project
-from edgemed.plan.record import RAM
+from edgemed.plan.projection import Projection, ProjectionFailed, parse_answer, project
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the projection is read on Linux only")
 SHAPE = TinyShape(n_layers=4, hidden_size=256, ffn_size=1024, n_heads=8, n_kv_heads=4)
@@ -120,7 +120,7 @@ def test_a_configuration_that_the_engine_refuses_is_computed(model: Path, spec: 
 def test_another_version_of_the_engine_is_not_asked(
     model: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "engine_version", lambda: "0.3.99")
+    monkeypatch.setattr(projection, "installed_version", lambda: "0.3.99")
     (estimate,) = estimate_memory(spec, [config(model)])
     assert f"needs llama-cpp-python {ENGINE_VERSION}; 0.3.99 is installed" in estimate.note
     assert estimate.total_bytes > spec.weight_bytes
@@ -168,7 +168,7 @@ def test_a_senseless_answer_is_refused(answer: bytes) -> None:
 
 
 def test_sizes_of_two_places_add_up() -> None:
-    assert Sizes(1, 2, 3) + Sizes(10, 20, 30) == Sizes(11, 22, 33)
+    assert Sizes(1, 2, 3).plus(Sizes(10, 20, 30)) == Sizes(11, 22, 33)
 
 
 @pytest.mark.parametrize(("n_gpu_layers", "layers"), [(0, 0), (1, 0), (2, 1), (4, 3), (5, 4), (99, 4)])
