@@ -19,13 +19,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from synthetic import CHATML, SHAPES, _byte_alphabet
+from synthetic import CHATML, SHAPES, byte_alphabet
 
 from edgemed.core.tensor_types import BY_NAME, Role
 from edgemed.engines.base import EngineConfig
-from edgemed.export.gguf_writer import OutputTensor, lay_out
 from edgemed.formats.recipes import bind, find_recipe
 from edgemed.models.gguf_values import Value, f32, flag, i32_array, text, texts, u32
+from edgemed.models.gguf_writer import OutputTensor, lay_out
 from edgemed.models.spec import TensorSpec
 from edgemed.plan.projection import project
 from edgemed.quantize.allocation import Option, allocate, budget_from
@@ -129,7 +129,7 @@ def _write(path: Path, types: Mapping[str, str]) -> float:
 
 def _metadata() -> dict[str, Value]:
     key, n_vocab = "qwen2", SHAPE.vocab_size
-    words = [*_byte_alphabet(), *(f"w{number}" for number in range(n_vocab - 257)), "<|endoftext|>"]
+    words = [*byte_alphabet(), *(f"w{number}" for number in range(n_vocab - 257)), "<|endoftext|>"]
     return {
         "general.architecture": text(key),
         f"{key}.block_count": u32(SHAPE.n_layers),

@@ -19,7 +19,6 @@ from edgemed.core.errors import ModelRefused
 from edgemed.core.files import whole_file
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import NotAvailable
-from edgemed.export.gguf_writer import GgufWriter
 from edgemed.export.preflight import ExportPlan, prepare
 from edgemed.export.report import ExportReport, LogitCheck, TokenCheck
 from edgemed.export.stream import Rounder, TensorStream
@@ -27,6 +26,7 @@ from edgemed.export.verify_logits import verify_logits
 from edgemed.export.verify_tokens import verify_tokens
 from edgemed.formats.recipes import QuantRecipe
 from edgemed.models.gguf import check_gguf, spec_from_gguf
+from edgemed.models.gguf_writer import GgufWriter
 
 _SILENT = SilentProgress()
 

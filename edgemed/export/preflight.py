@@ -20,7 +20,6 @@ from edgemed.core.errors import EdgemedError, ModelRefused, UsageError
 from edgemed.core.tensor_types import BY_NAME, Role
 from edgemed.core.units import format_bytes
 from edgemed.export.engine_question import require_engine
-from edgemed.export.gguf_writer import Layout, OutputTensor, lay_out
 from edgemed.export.report import Fallback
 from edgemed.formats.recipes import Bound, QuantRecipe, bind, find_recipe
 from edgemed.formats.targets import file_type
@@ -28,6 +27,7 @@ from edgemed.models.chat_template import render_chat
 from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_checkpoint
 from edgemed.models.gguf_header import MAGIC
 from edgemed.models.gguf_values import Value, text, u32
+from edgemed.models.gguf_writer import Layout, OutputTensor, lay_out
 from edgemed.models.spec import ModelSpec, TensorSpec
 from edgemed.models.tokenizer import open_tokenizer
 

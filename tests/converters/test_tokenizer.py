@@ -10,9 +10,9 @@ from edgemed_converters.tokenizer import TokenizerPlan, TokenType, plan_tokenize
 
 from edgemed.core.errors import ModelRefused
 from edgemed.export.engine_question import ask_engine
-from edgemed.export.gguf_writer import GgufWriter, lay_out
 from edgemed.export.verify_tokens import verify_tokens
 from edgemed.models.gguf_values import text
+from edgemed.models.gguf_writer import GgufWriter, lay_out
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REAL = {"tokenizer-qwen2.5": "qwen2", "tokenizer-deepseek-r1-distill-qwen": "deepseek-r1-qwen"}

@@ -5,9 +5,9 @@ import pytest
 
 from edgemed.core.errors import EdgemedError
 from edgemed.core.tensor_types import F16, F32, Q8_0
-from edgemed.export.gguf_writer import GgufWriter, OutputTensor, lay_out
 from edgemed.models.gguf import read_gguf
 from edgemed.models.gguf_values import f32, f32_array, flag, flag_array, i32_array, text, texts, u32
+from edgemed.models.gguf_writer import GgufWriter, OutputTensor, lay_out
 
 METADATA = {
     "general.architecture": text("qwen2"),
