@@ -21,7 +21,7 @@ TOOK   = $$(( $$(date +%s) - $(START) )) s
 TORCH       := torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-slow lint clean setup setup-test
+.PHONY: demo test test-slow lint clean setup setup-test rpc-device
 
 demo: setup
 	@echo "Set-up took $(TOOK). The demonstration starts at http://127.0.0.1:$(PORT) (Ctrl-C ends it)."
@@ -30,14 +30,20 @@ demo: setup
 setup: $(VENV)/.ready
 setup-test: $(VENV)/.ready-test
 
-test: setup-test
+test: setup-test rpc-device
 	@echo "Set-up took $(TOOK)."
 	@$(MAKE) --no-print-directory lint
 	@echo "Set-up and checks took $(TOOK); now the tests, whose own time stands in their last line."
 	@$(BIN)/python -m pytest
 
-test-slow: setup-test
+test-slow: setup-test rpc-device
 	@$(BIN)/python -m pytest -m slow --timeout 3600
+
+# A second device without a GPU, for the tests that put layers on one; built once, kept in ~/.cache/edgemed-peers.
+rpc-device: setup-test
+	@echo "Looking for the tests' second device; it is built where it is missing (2 to 4 minutes on 2 cores) ..."
+	@$(BIN)/python benchmarks/peers/build.py --only rpc >$(VENV)/rpc-device.log 2>&1 || \
+		echo "It could not be built ($(VENV)/rpc-device.log says why): the tests that need it are skipped."
 
 lint: setup-test
 	@echo "ruff";          $(BIN)/ruff check .

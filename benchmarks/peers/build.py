@@ -1,21 +1,24 @@
 """Builds llama.cpp's own tools from the source package of the engine that edgemed pins, once.
 
-    python benchmarks/peers/build.py [--jobs N]
+    python benchmarks/peers/build.py [--jobs N] [--only rpc]
 
 prints the folder that holds llama-quantize, llama-imatrix, llama-perplexity, llama-bench, llama-server,
 llama-fit-params and ggml-rpc-server. They are kept in $XDG_CACHE_HOME (~/.cache) under edgemed-peers, by version, so
-that the same llama.cpp is compared with itself and nothing is built twice. Takes 15 to 30 minutes on two cores.
-Needs cmake, ninja and a C++ compiler; the source comes from the package index or pip's own cache.
+that the same llama.cpp is compared with itself and nothing is built twice. Takes 15 to 30 minutes on two cores; with
+`--only rpc`, which tests need for a second device without a GPU, ggml-rpc-server and libggml-rpc.so alone.
+Needs cmake and a C++ compiler; the source comes from the package index or pip's own cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +31,8 @@ TOOLS = (
     "llama-fit-params",
     "ggml-rpc-server",
 )
+RPC_TOOLS = ("ggml-rpc-server",)
+"""What the tests' second device needs; its library, libggml-rpc.so, is built with it."""
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",
@@ -56,16 +61,19 @@ def peer(tool: str) -> Path:
     return path
 
 
-def build(jobs: int) -> Path:
-    """The folder of the tools, built where they are missing."""
+def build(jobs: int, tools: Sequence[str] = TOOLS) -> Path:
+    """The folder of the tools, built where they are missing. Raises CalledProcessError when a step fails."""
     folder = peers_folder()
-    if all((folder / tool).is_file() for tool in TOOLS):
+    if all((folder / tool).is_file() for tool in tools):
         return folder
+    made = folder.parent / "build"
+    generator = ("-G", "Ninja") if shutil.which("ninja") else ()
     with tempfile.TemporaryDirectory(prefix="edgemed-peers-") as work:
+        # CMake remembers where the source was; a later build of other tools has it in another folder.
+        (made / "CMakeCache.txt").unlink(missing_ok=True)
         source = _source(Path(work))
-        made = folder.parent / "build"
-        subprocess.run(["cmake", "-S", source, "-B", made, "-G", "Ninja", *_OPTIONS], check=True, stdout=sys.stderr)
-        targets = [argument for tool in TOOLS for argument in ("--target", tool)]
+        subprocess.run(["cmake", "-S", source, "-B", made, *generator, *_OPTIONS], check=True, stdout=sys.stderr)
+        targets = [argument for tool in tools for argument in ("--target", tool)]
         subprocess.run(["cmake", "--build", made, "-j", str(jobs), *targets], check=True, stdout=sys.stderr)
     if not folder.exists():
         folder.symlink_to(made / "bin")
@@ -82,7 +90,14 @@ def _source(work: Path) -> Path:
     return next(work.glob("llama_cpp_python-*/vendor/llama.cpp"))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line of this script."""
     parser = argparse.ArgumentParser(description="Build llama.cpp's own tools, to measure against.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
-    print(build(parser.parse_args().jobs))
+    parser.add_argument("--only", choices=("rpc",), help="nothing but what the tests' second device needs")
+    asked = parser.parse_args()
+    print(build(asked.jobs, RPC_TOOLS if asked.only == "rpc" else TOOLS))
+
+
+if __name__ == "__main__":
+    main()
