@@ -33,7 +33,14 @@ def server_command(config: EngineConfig) -> str:
     """The same configuration as a command line of llama.cpp's server."""
     words = ["llama-server", "-m", str(config.model_path)]
     words += ["-c", str(config.context_length * config.n_slots), "-np", str(config.n_slots), "--kv-unified"]
-    words += ["-t", str(config.n_threads), "-ngl", str(config.n_gpu_layers)]
+    words += ["-t", str(config.n_threads), "-tb", str(config.n_threads_batch or config.n_threads)]
+    words += ["-ngl", str(config.n_gpu_layers)]
+    if config.devices:
+        words += ["-dev", ",".join(config.devices)]
+    if config.device_shares:
+        words += ["-ts", ",".join(f"{share:g}" for share in config.device_shares)]
+    if config.tensor_places:
+        words += ["-ot", ",".join(f"{place.pattern}={place.device}" for place in config.tensor_places)]
     words += ["-b", str(max(config.n_ubatch, config.n_slots)), "-ub", str(config.n_ubatch)]
     words += ["-ctk", config.kv_type, "-ctv", config.kv_type, "-fa", "auto" if config.flash_attention else "off"]
     return shlex.join(words if config.use_mmap else [*words, "--no-mmap"])

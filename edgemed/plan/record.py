@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from edgemed.core.records import MaybeFigure, Record
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.memory_breakdown import RAM
@@ -58,23 +60,45 @@ class Placement(Record):
     place: str
 
 
+class Workload(Record):
+    """The lengths that a plan is made for: a question with its instructions, and its answer."""
+
+    prompt_tokens: int = Field(default=512, ge=1)
+    """A template of the project with a question of some sentences takes 200 to 500."""
+    answer_tokens: int = Field(default=192, ge=1)
+    """A dose with its maximum and warnings takes 100 to 250."""
+
+    def within(self, context_length: int) -> Workload:
+        """The same, cut to what a context of so many tokens holds."""
+        answer = min(self.answer_tokens, max(1, context_length // 4))
+        return Workload(prompt_tokens=max(1, min(self.prompt_tokens, context_length - answer)), answer_tokens=answer)
+
+
 class Candidate(Record):
     """A way to run the model that was looked at, and what became of it."""
 
-    context_length: int
-    n_slots: int
-    kv_type: str
-    n_gpu_layers: int
-    needed_bytes: int
-    """In all places together."""
+    name: str
+    """In words: "CPU alone", "most layers on the GPU", "llama.cpp's own fit"."""
+    config: EngineConfig
+    needed_bytes: dict[str, int]
+    """By place, as projected before anything was loaded."""
+    predicted_s: MaybeFigure
+    """Seconds for one question and answer of the plan's workload, from the machine's profile."""
+    measured_s: MaybeFigure
+    """The same, timed here with the model itself."""
+    ttft_ms: MaybeFigure
+    tokens_per_s: MaybeFigure
     chosen: bool
     why: str
+    """Why it was chosen, or why it lost."""
+    engine_command: str
+    """The same configuration for llama.cpp's own server."""
 
 
 class Plan(Record):
     """How one model runs on one machine."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     created: str
     """ISO 8601, UTC."""
     model: ModelIdentity
@@ -90,10 +114,13 @@ class Plan(Record):
     memory_note: str = ""
     """How the projection compares with the formula, or why there was none."""
     budgets: tuple[Budget, ...]
+    workload: Workload
     ttft_ms: MaybeFigure
-    """Time to the first token."""
+    """Time to the first token of the workload's prompt, measured in a trial or predicted."""
     tokens_per_s: MaybeFigure
-    """Decoding, one stream."""
+    """Decoding after that prompt, one stream; measured in a trial or predicted."""
+    tried: bool = False
+    """The candidates were timed on this machine with the model itself."""
     candidates: tuple[Candidate, ...]
     ladder: tuple[EngineConfig, ...] = ()
     """What to fall back to while serving, in this order, when memory or a device is lost: each needs less than the one

@@ -36,25 +36,40 @@ def plan_for(
     *,
     n_slots: int | None = None,
     context_length: int | None = None,
+    trial: bool = True,
 ) -> Plan:
     """The plan that the engine of this model starts with: the saved one if it still holds, else a new one, saved.
 
     A plan holds while the file, the engine and the machine are the same and enough memory is free. The first
-    plan of a machine measures it quickly (a few seconds). Raises ModelRefused, PlanInfeasible, UsageError.
+    plan of a machine measures it quickly, and each new plan times the ways to run the model (seconds for a small one,
+    a minute or two for a 7B). Raises ModelRefused, PlanInfeasible, UsageError.
     """
     watcher: Progress = progress or SilentProgress()
     for warning in gpu_warnings():
         watcher.note(warning)
     target = plan_path(model_path, n_slots, context_length)
     saved = _saved_plan(target)
-    if saved is not None and still_holds(saved, model_path):
+    holds = saved is not None and still_holds(saved, model_path)
+    if saved is not None and holds and not saved.reduced:
         return saved
     read_spec(model_path)  # before the machine is measured: a damaged file should not cost seconds
     profile = current_profile(watcher)
     request = PlanRequest(context_length=context_length, n_slots=n_slots)
-    plan = make_plan(model_path, profile, request, watcher)
+    if saved is not None and holds and _same_service(saved, make_plan(model_path, profile, request, watcher)):
+        return saved  # there is still no room for more: nothing to time again
+    plan = make_plan(model_path, profile, request, watcher, trial=trial)
     keep(watcher, lambda: save_plan(plan, target))
     return plan
+
+
+def _same_service(one: Plan, other: Plan) -> bool:
+    """Whether both offer the same context, slots and KV cache."""
+    first, second = one.engine_config, other.engine_config
+    return (first.context_length, first.n_slots, first.kv_type) == (
+        second.context_length,
+        second.n_slots,
+        second.kv_type,
+    )
 
 
 def save_plan(plan: Plan, path: Path) -> None:
@@ -98,7 +113,7 @@ def still_holds(plan: Plan, model_path: Path) -> bool:
         return False
     same_file = (stat.st_size, stat.st_mtime_ns) == (plan.model.n_bytes, plan.model.modified_ns)
     same_machine = plan.engine == engine_name() and plan.hardware_id == hardware_now()
-    if not same_file or not same_machine or plan.reduced:
+    if not same_file or not same_machine:
         return False
     _, free = read_ram()
     if isinstance(free, Figure) and plan.needed_bytes(RAM) > free.value:

@@ -13,11 +13,12 @@ from edgemed.core.errors import ModelRefused, PlanInfeasible, UsageError
 from edgemed.core.units import GIB, MIB
 from edgemed.engines.memory_breakdown import RAM
 from edgemed.models.gguf import check_gguf, spec_from_gguf
-from edgemed.plan import make, memory
+from edgemed.plan import memory, wishes
 from edgemed.plan.make import PlanRequest, make_plan
 from edgemed.plan.memory import formula_sizes
 from edgemed.plan.projection import ProjectionFailed
 from edgemed.plan.record import Plan
+from edgemed.plan.wishes import usual_threads
 
 SHAPE = TinyShape(n_layers=8, hidden_size=256, ffn_size=1024, n_heads=4, n_kv_heads=4)
 
@@ -65,17 +66,17 @@ def test_the_models_own_context_is_never_exceeded(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("by_formula")
 def test_slots_go_before_precision_and_precision_before_context(model: Path) -> None:
-    candidates = make_plan(model, machine()).candidates
-    assert [(c.n_slots, c.context_length, c.kv_type) for c in candidates] == [
+    candidates = [found for found in make_plan(model, machine()).candidates if found.name.endswith("KV cache")]
+    assert [(c.config.n_slots, c.config.context_length, c.config.kv_type) for c in candidates] == [
         *((slots, 4096, "f16") for slots in (4, 2, 1)),
         (1, 4096, "q8_0"),
         *((1, context, kv_type) for context in (2048, 1024, 512) for kv_type in ("f16", "q8_0")),
     ]
     for wanted in candidates:
-        free = wanted.needed_bytes + 256 * MIB  # the reserve of a machine of 1 GiB
+        free = wanted.needed_bytes[RAM] + 256 * MIB  # the reserve of a machine of 1 GiB
         config = make_plan(model, machine(free_ram=free, total_ram=GIB)).engine_config
         chosen = (config.n_slots, config.context_length, config.kv_type)
-        assert chosen == (wanted.n_slots, wanted.context_length, wanted.kv_type)
+        assert chosen == (wanted.config.n_slots, wanted.config.context_length, wanted.config.kv_type)
 
 
 def test_a_short_machine_gets_less_and_is_told_so(model: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_gpu_of_another_machine_is_planned_by_formula(model: Path) -> None:
 
 @pytest.mark.parametrize(("physical", "usable", "threads"), [(1, 1, 1), (2, 2, 1), (2, 4, 1), (8, 16, 7), (8, 2, 1)])
 def test_one_core_is_left_to_others(physical: int, usable: int, threads: int) -> None:
-    assert make.usual_threads(machine(physical=physical, usable=usable)) == threads
+    assert usual_threads(machine(physical=physical, usable=usable)) == threads
 
 
 def test_a_folder_is_told_how_to_become_a_model(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_damaged_file_never_reaches_the_engine(model: Path, tmp_path: Path, mo
     def must_not_run(*asked: object) -> None:
         raise AssertionError("the engine was asked about a damaged file")
 
-    monkeypatch.setattr(make, "estimate_memory", must_not_run)
+    monkeypatch.setattr(wishes, "estimate_memory", must_not_run)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(model.read_bytes()[:-5000])
     with pytest.raises(ModelRefused):

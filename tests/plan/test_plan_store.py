@@ -14,7 +14,7 @@ from edgemed.core.records import NotAvailable
 from edgemed.core.units import GIB, MIB
 from edgemed.hardware.profile import current_profile_path, load_profile, save_profile
 from edgemed.hardware.record import bytes_figure
-from edgemed.plan import store
+from edgemed.plan import make, store
 from edgemed.plan.store import current_profile, load_plan, plan_for, plan_path, save_plan, still_holds
 
 
@@ -40,6 +40,7 @@ def model(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     here = machine()
     monkeypatch.setattr(store, "hardware_now", here.hardware_id)
     monkeypatch.setattr(store, "engine_name", here.engine_name)
+    monkeypatch.setattr(make, "run_trial", lambda *asked: [])  # trials have tests of their own
     save_profile(here)
     return Path(shutil.copy2(file, tmp_path / "tiny.gguf"))
 
@@ -97,8 +98,19 @@ def test_a_plan_on_a_gpu_asks_what_is_free_there(
     assert still_holds(plan, model) == holds
 
 
-def test_a_reduced_plan_is_tried_again(model: Path) -> None:
-    assert not still_holds(plan_for(model).model_copy(update={"reduced": True}), model)
+def test_a_reduced_plan_is_made_again_when_there_is_room_for_more(model: Path) -> None:
+    small = plan_for(model)
+    small = small.model_copy(
+        update={"reduced": True, "engine_config": small.engine_config.model_copy(update={"n_slots": 1})}
+    )
+    save_plan(small, plan_path(model))
+    assert plan_for(model).engine_config.n_slots == 4
+
+
+def test_a_reduced_plan_is_kept_while_there_is_no_room(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = plan_for(model).model_copy(update={"reduced": True, "notes": ("timed once",)})
+    save_plan(kept, plan_path(model))
+    assert plan_for(model) == kept
 
 
 def test_a_model_that_is_gone_holds_no_plan(model: Path) -> None:
@@ -143,7 +155,7 @@ def test_a_gpu_that_the_engine_cannot_use_is_named_every_time(model: Path, monke
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
-    for content in ("", "{}", '{"schema_version": 2}', "\udcff"):
+    for content in ("", "{}", '{"schema_version": 1}', "\udcff"):
         path = tmp_path / "plan.json"
         path.write_bytes(content.encode(errors="surrogateescape"))
         with pytest.raises(UsageError, match="plan"):
