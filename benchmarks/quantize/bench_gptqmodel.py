@@ -77,7 +77,8 @@ def main() -> None:
         load_plainly(options.checkpoint)
     else:
         with tempfile.TemporaryDirectory(prefix="edgemed-gptqmodel-") as temporary:
-            options.work = options.work or Path(temporary)
+            options.checkpoint = options.checkpoint.absolute()
+            options.work = (options.work or Path(temporary)).absolute()
             options.work.mkdir(parents=True, exist_ok=True)
             texts = Texts(options.checkpoint, options.texts, options.data, options.work)
             if options.ours:
@@ -139,10 +140,10 @@ def compare(options: argparse.Namespace, texts: Texts) -> dict[str, Any]:
         values = {key: [row[key] for row in measured if key in row] for key in measured[0]}
         found["methods"][name] = {key: [statistics.median(each), min(each), max(each)] for key, each in values.items()}
     found["plain transformers"] = {
-        f"{name} in {label}": asked(python, [str(folder_of(options.work, name)), "--load"])
+        f"{name} in {label}": asked(python, [str(folder_of(options.work, name)), "--load"], options.work)
         for name in names
         if name in THEIRS
-        for label, python in (("our environment", sys.executable), ("gptqmodel's", options.gptqmodel_python))
+        for label, python in (("our environment", sys.executable), ("gptqmodel's", options.gptqmodel_python.absolute()))
     }
     return found
 
@@ -151,24 +152,27 @@ def made(options: argparse.Namespace, texts: Texts, name: str, seed: int, output
     """What it took to round with one method; the weights stand in `output`."""
     if name in OURS:
         own = [str(options.checkpoint), "--texts", options.texts, "--work", str(options.work)]
-        own += ["--data", str(options.data)] if options.data else []
-        return asked(sys.executable, [*own, "--ours", name, str(seed), str(output)])
+        own += ["--data", str(options.data.absolute())] if options.data else []
+        return asked(sys.executable, [*own, "--ours", name, str(seed), str(output)], options.work)
     ids = options.work / f"calibration-{seed}.json"
     ids.write_text(json.dumps([text.ids for text in texts.calibration(seed, weighted=False).texts]))
-    return asked(options.gptqmodel_python, [str(options.checkpoint.resolve()), "--theirs", name, str(ids), str(output)])
+    arguments = [str(options.checkpoint), "--theirs", name, str(ids), str(output)]
+    return asked(options.gptqmodel_python.absolute(), arguments, options.work)
 
 
-def asked(python: Any, arguments: list[str]) -> Any:
-    """The last line that this script prints, run by an interpreter. Raises SystemExit, with the end of its words."""
+def asked(python: Any, arguments: list[str], work: Path) -> Any:
+    """The last line that this script prints, run by an interpreter. Raises SystemExit, with the end of its words.
+
+    It runs in `work`, because gptqmodel leaves a folder of logs where it is started.
+    """
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "GPTQMODEL_CPU_WORKERS": "2",  # on two cores it takes one, and then refuses to start with one
     }
-    done = subprocess.run(
-        [str(python), __file__, *arguments], capture_output=True, text=True, env=environment, check=False
-    )
+    command = [str(python), __file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work, check=False)
     if done.returncode:
         raise SystemExit(f"{arguments} failed: {done.stdout[-2000:]} {done.stderr[-4000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
