@@ -12,10 +12,13 @@ prompt). Read on 2026-11-21, all llama-bench unless said otherwise:
                   as one operation there). One card, in a virtual machine.
     vulkan-shared github.com/brand-o/normiebench/issues/6 and 10: .5 and .8 of bandwidth, .9 of Torch's FP16 in the
                   better run (Radeon 780M).
+    cuda-shared   raw.githubusercontent.com/msmcs-robotics/WayfindR-driver, docs/jetson_orin_nano_llm_benchmarks.md:
+                  Q4_K_M .6 of bandwidth (Jetson Orin Nano Super, Ollama). Its share of the peak is an assumption.
     metal         GPU-Benchmarks: Q4_0 .80 (M3), Q4_K_M .73 (M1), f16 .75 (M1 Max); of the FP32 peak .65-.80.
+                  llmfit/pull/1031: Q4_K_M .81, Q8_0 .94 (M2 Pro).
     cpu           x86: .68 of bandwidth, .3 to .4 of the FP32 peak (llama.cpp/issues/34, an i9-13900K in 2023). Arm:
                   Q4_K_M .53-.60 (geerlingguy/ai-benchmarks/issues/7, a Raspberry Pi 5, Ollama).
-What stands between these points, cuda-shared, and every overhead below are assumptions. Hence the interval.
+What stands between these points, and every overhead below, are assumptions. Hence the interval.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ SHARES: Mapping[DeviceClass, _Share] = {
         _by_format(0.75, 0.72, 0.65, 0.65, 0.65, 0.65), _by_format(0.60, 0.60, 0.60, 0.60, 0.60, 0.60), **_GPU_OVERHEADS
     ),
     "metal": _Share(
-        _by_format(0.75, 0.78, 0.72, 0.72, 0.75, 0.70), _by_format(0.78, 0.68, 0.60, 0.60, 0.65, 0.62), **_GPU_OVERHEADS
+        _by_format(0.78, 0.85, 0.75, 0.75, 0.78, 0.72), _by_format(0.78, 0.68, 0.60, 0.60, 0.65, 0.62), **_GPU_OVERHEADS
     ),
     "vulkan-shared": _Share(
         _by_format(0.75, 0.75, 0.70, 0.70, 0.72, 0.68), _by_format(0.90, 0.85, 0.80, 0.80, 0.85, 0.80), **_GPU_OVERHEADS
