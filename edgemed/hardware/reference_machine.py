@@ -36,8 +36,8 @@ _IN_BASE_UNITS: dict[Unit, tuple[float, str]] = {
     "MiB": (MIB, "B"),
     "GB": (1e9, "B"),
     "GB/s": (1e9, "B/s"),
-    "TFLOPS": (1e12, "operations/s"),
-    "GFLOPS": (1e9, "operations/s"),
+    "TFLOPS": (1e12, "op/s"),
+    "GFLOPS": (1e9, "op/s"),
     "cores": (1, "cores"),
     "W": (1, "W"),
 }
