@@ -125,6 +125,8 @@ class ErrorEvent:
 
     message: str
     retryable: bool
+    too_long: bool = False
+    """The prompt does not fit the context that the engine has now; the message has both numbers."""
 
 
 Event = TextEvent | DoneEvent | ErrorEvent
@@ -155,6 +157,28 @@ class EngineInfo(Record):
     """Bytes of weights, KV cache and compute buffers by place ("RAM", "CUDA0"), asked of the engine after loading;
     empty where it cannot be asked."""
     load_seconds: float = 0.0
+    warm_up_tokens: int = 0
+    """Prompt tokens that were read once before the engine called itself ready."""
+
+
+Cause = Literal["memory", "device", "fault"]
+"""Why an engine was lost or left: memory ran short, a device such as a GPU is gone, or anything else."""
+
+
+class Pace(Record):
+    """How fast answers are written now: medians over the last seconds of decoding."""
+
+    tokens_per_s: float
+    """All streams together."""
+    tokens_per_s_per_stream: float
+    n_threads: int
+    """Threads that decode now; fewer than planned while other programs take the cores."""
+    expected_tokens_per_s: float | None
+    """All streams together, from the plan, or from the engine's own first minute; None before that is over."""
+    ratio: float | None
+    """Measured by expected; None without the latter."""
+    slow: bool
+    """The ratio has stayed low for long enough to be said."""
 
 
 class EngineHealth(Record):
@@ -167,6 +191,14 @@ class EngineHealth(Record):
     seconds_since_progress: float | None = None
     """None while there is nothing to do."""
     detail: str = ""
+    rung: int = 0
+    """Step of the plan's ladder that runs: 0 is the plan itself, each further one needs less."""
+    cause: Cause | None = None
+    """Why it runs on a lower rung; None on the plan's own."""
+    reason: str = ""
+    """The same in words, with the numbers."""
+    pace: Pace | None = None
+    """None before the first answer, and after a long silence."""
 
 
 class Engine(Protocol):

@@ -14,14 +14,48 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from edgemed.engines.base import EngineConfig
+from edgemed.engines.balance import WorkerOrders
+from edgemed.engines.base import Cause, EngineConfig
+from edgemed.engines.losses import cause_of
 
 _log = logging.getLogger(__name__)
 _LONGEST_LINE = 32 * 1024 * 1024
 """Bytes; a child that writes more without a newline has lost its mind."""
 _BODY = "import sys; sys.path[:] = {path!r}; from edgemed.engines.worker import main; main()"
+
+
+class Child(Protocol):
+    """What a supervisor asks of a child process."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+
+    def in_its_thread(self) -> bool:
+        """True in one of this child's own threads, as inside `on_rows`."""
+
+    def send(self, line: bytes) -> None:
+        """Queue a line for the child; never waits."""
+
+    def close_input(self) -> None:
+        """Order the child to exit."""
+
+    def kill(self) -> None:
+        """End the child, whatever it is doing."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """True when the child has exited."""
+
+    def epitaph(self) -> str:
+        """How an exited child ended, for a person."""
+
+    def cause(self) -> Cause:
+        """Why an exited child ended."""
+
+
+StartChild = Callable[[EngineConfig, WorkerOrders, Callable[[list[Any]], None], Callable[[], None]], Child]
 
 
 class ChildProcess:
@@ -31,10 +65,17 @@ class ChildProcess:
     Raises OSError when no process can be started.
     """
 
-    def __init__(self, config: EngineConfig, on_rows: Callable[[list[Any]], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        orders: WorkerOrders,
+        on_rows: Callable[[list[Any]], None],
+        on_end: Callable[[], None],
+    ) -> None:
         # -P keeps the current folder, perhaps a stranger's stick, out of the module path.
         body = _BODY.format(path=[entry for entry in sys.path if entry])
         command = [sys.executable, "-P", "-c", body, config.model_dump_json(), str(os.getpid())]
+        command.append(orders.model_dump_json())
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -45,6 +86,8 @@ class ChildProcess:
         )
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._words: deque[str] = deque(maxlen=5)
+        self._said: Cause = "fault"
+        self._killed = False
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
         assert stdin is not None
         assert stdout is not None
@@ -76,6 +119,10 @@ class ChildProcess:
 
     def kill(self) -> None:
         """End the child, whatever it is doing."""
+        self._killed = True
+        self._end()
+
+    def _end(self) -> None:
         with suppress(OSError):
             self._process.kill()
 
@@ -104,6 +151,13 @@ class ChildProcess:
         hint = " The machine may have run out of memory." if name == "SIGKILL" else ""
         return f"The engine's process was ended by signal {-code} {name}.{hint}{said}".replace(" .", ".")
 
+    def cause(self) -> Cause:
+        """Why an exited child ended: what its libraries wrote, and a SIGKILL that was not ours, which is the memory
+        killer's."""
+        if self._process.returncode == -getattr(signal, "SIGKILL", 9) and not self._killed:
+            return "memory"
+        return self._said
+
     def _write(self, stdin: IO[bytes]) -> None:
         with suppress(OSError), stdin:  # a broken pipe: the reading thread sees the end
             while (line := self._outbox.get()) is not None:
@@ -117,8 +171,9 @@ class ChildProcess:
                     on_rows(json.loads(line))
         except Exception as error:  # what it says makes no sense: it is ended like one that says nothing
             _log.error("The engine's process wrote a line that cannot be read: %s.", type(error).__name__)
-        finally:
             self.kill()
+        finally:
+            self._end()
             on_end()
 
     def _listen(self, stderr: IO[bytes]) -> None:
@@ -126,3 +181,5 @@ class ChildProcess:
             for line in stderr:
                 if text := line.decode(errors="replace").strip():
                     self._words.append(text[:300])
+                    if self._said == "fault":
+                        self._said = cause_of(text)

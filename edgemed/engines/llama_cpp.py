@@ -219,6 +219,10 @@ class LlamaCpp:
         draw, context, samplers = self._api.llama_sampler_sample, self._context, self._samplers
         return [draw(samplers[slot], context, at) for slot, at in outputs]
 
+    def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
+        """Threads of the steps that follow, to decode and to read prompts; costs nothing, call it between two steps."""
+        self._api.llama_set_n_threads(self._context, n_threads, n_threads_batch)
+
     def piece(self, token: int) -> bytes | None:
         try:
             return self._pieces[token]

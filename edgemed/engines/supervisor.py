@@ -4,7 +4,8 @@ A malformed model, a driver's fault or the system's memory killer ends the child
     running requests end with a retryable ErrorEvent: half an answer cannot be continued safely,
     requests that had not begun wait for the next child, and nobody notices more than a delay; they are then
     sent one at a time, and one whose sending ends a second child fails for good,
-    a new child is started after a pause that doubles, until there were too many.
+    a new child is started after a pause that doubles, until there were too many,
+    on a lower rung of the plan's ladder where memory or a device was lost (ladder.py says when, and when back).
 A child that shows no progress for too long while it has work is taken for hung and killed.
 
 Threads: callers; one that starts and watches the children (it lives as long as they do, because Linux ends a
@@ -18,78 +19,68 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, MissingExtra, UsageError
+from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, MissingExtra
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.prompt import PromptPart
 from edgemed.engines import wire
-from edgemed.engines.base import (
-    DoneEvent,
-    EngineConfig,
-    EngineHealth,
-    EngineInfo,
-    ErrorEvent,
-    Event,
-    FinishReason,
-    GenerationRequest,
-    OnEvent,
-)
-from edgemed.engines.child import ChildProcess
+from edgemed.engines.balance import Balance
+from edgemed.engines.base import EngineConfig, EngineHealth, EngineInfo, GenerationRequest, OnEvent
+from edgemed.engines.calls import Calls
+from edgemed.engines.child import Child, ChildProcess, StartChild
 from edgemed.engines.embedding import decode_vector, embedded_tokens
-from edgemed.engines.limits import Limits, RestartBudget
+from edgemed.engines.fallback import Fallback, Hung, Loss
+from edgemed.engines.in_flight import InFlight, check_fits
+from edgemed.engines.limits import Limits
+from edgemed.engines.load_progress import LoadProgress
 
 _log = logging.getLogger(__name__)
 _State = Literal["starting", "ready", "restarting", "failed", "closed"]
 
-_MOST_LOSSES = 2
-"""Children that one question may cost; with more, it would use up the restarts that all share."""
-_GIVEN_UP = f"The engine's process ended {_MOST_LOSSES} times when it was given this question. Ask in other words."
-
-
-@dataclass(slots=True)
-class _Request:
-    request: GenerationRequest
-    on_event: OnEvent
-    submitted: float
-    sent: bool = False
-    begun: bool = False
-    cancelled: bool = False
-    losses: int = 0
-    """Children that ended after the request was sent to them and before they began it."""
-
 
 class EngineProcess:
-    """`Engine` over a supervised child process. Call `start` before anything else."""
+    """`Engine` over a supervised child process. Call `start` before anything else.
 
-    def __init__(self, config: EngineConfig, limits: Limits | None = None) -> None:
-        self._config = config
+    Without a balance there is no ladder, no warm-up and no change of threads: for short jobs. `start_child` stands in
+    for ChildProcess in tests.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        limits: Limits | None = None,
+        balance: Balance | None = None,
+        start_child: StartChild | None = None,
+    ) -> None:
         self._limits = limits or Limits()
+        self._start_child = start_child
+        self._fallback = Fallback(config, self._limits, balance)
+        self._ladder = self._fallback.ladder
         self._changed = threading.Condition(threading.RLock())
-        self._requests: dict[str, _Request] = {}
-        self._answers: dict[int, list[Any] | None] = {}
-        """Numbers of tokenize and embed calls that wait, with their answer once it has come."""
-        self._number = 0
+        self._requests = InFlight(self._send_line)
+        self._calls = Calls(self._changed, self._ready_child, self._has_left)
         self._state: _State = "starting"
         self._detail = ""
         self._failure: EdgemedError | None = None
         self._info: EngineInfo | None = None
-        self._loaded = 0.0
-        self._child: ChildProcess | None = None
+        self._loading = LoadProgress(self._changed)
+        self._child: Child | None = None
         self._child_ended = False
-        self._progress_at = time.monotonic()
-        self._budget = RestartBudget(self._limits)
+        self._leaving = False
+        """The child was told to end, for one on another rung; what it still says is not heard."""
+        self._progress_at = self._idle_since = time.monotonic()
         self._restarts = 0
         self._watcher = threading.Thread(target=self._supervise, name="engine-watch", daemon=True)
 
     def start(self, progress: Progress | None = None) -> None:
-        """Load the model; returns when it answers.
+        """Load the model, warmed up and on the first rung that runs; returns when it answers.
 
         Raises ModelRefused before native code has seen a damaged file, EngineFailed when loading fails or
-        stalls, MissingExtra without the binding. Ctrl-C ends the child and passes on.
+        stalls on every rung, MissingExtra without the binding. Ctrl-C ends the child and passes on.
         """
-        _require_binding()
+        if self._start_child is None:
+            _require_binding()
         with self._changed:
             if not self._watcher.is_alive() and self._state == "starting":
                 self._watcher.start()
@@ -120,7 +111,7 @@ class EngineProcess:
         A text that was with a child when it ended is sent to the next one. Raises EngineFailed, EngineLost when
         asking again may help, UsageError for a text that is no prose.
         """
-        return list(self._call(lambda number: wire.encode_parts(number, parts), self._limits.tokenize_s))
+        return list(self._ask(lambda number: wire.encode_parts(number, parts), self._limits.tokenize_s))
 
     def embed(self, token_ids: Sequence[int]) -> list[float]:
         """The embedding of a text. Waits for the engine up to `embed_s`, and is sent again as in `tokenize`.
@@ -128,44 +119,38 @@ class EngineProcess:
         Raises UsageError for no tokens, EngineFailed when the model cannot embed, EngineLost.
         """
         ids = embedded_tokens(token_ids)
-        vector = self._call(lambda number: wire.encode_line([wire.EMBED, number, ids]), self._limits.embed_s)
+        vector = self._ask(lambda number: wire.encode_line([wire.EMBED, number, ids]), self._limits.embed_s)
         return decode_vector(vector)
 
     def submit(self, request: GenerationRequest, on_event: OnEvent) -> None:
         """Queue a request; never waits. Raises EngineFailed, or UsageError for a prompt that cannot fit."""
-        _check_fits(request, self._config.context_length)
         with self._changed:
+            check_fits(request, self._ladder.config.context_length)
             self._require_open()
-            if request.id in self._requests:
-                raise UsageError(f"A request with the id {request.id!r} is already running.")
             self._note_work()
-            entry = _Request(request, on_event, time.monotonic())
-            self._requests[request.id] = entry
+            self._requests.add(request, on_event)
             self._send_waiting()
 
     def cancel(self, request_id: str) -> None:
         """End a request early; unknown and finished ids are ignored."""
         with self._changed:
-            entry = self._requests.get(request_id)
-            if entry is None:
-                return
-            entry.cancelled = True
-            if entry.sent and self._child is not None:
-                self._child.send(wire.encode_line([wire.CANCEL, request_id]))
-            else:
-                self._end_unsent(entry, "cancelled")
+            self._requests.cancel(request_id)
 
     def health(self) -> EngineHealth:
         """The state now, without waiting for the engine."""
         with self._changed:
-            running = sum(entry.begun for entry in self._requests.values())
+            now, running, ladder = time.monotonic(), self._requests.n_begun, self._ladder
             return EngineHealth(
                 state=self._state,
                 running=running,
                 waiting=len(self._requests) - running,
                 restarts=self._restarts,
-                seconds_since_progress=time.monotonic() - self._progress_at if self._busy() else None,
+                seconds_since_progress=now - self._progress_at if self._busy() else None,
                 detail=self._detail,
+                rung=ladder.rung,
+                cause=ladder.cause,
+                reason=ladder.reason,
+                pace=self._fallback.pace(now),
             )
 
     def close(self) -> None:
@@ -174,7 +159,7 @@ class EngineProcess:
             if self._state == "closed":
                 return
             self._state = "closed"
-            self._fail_all("The engine was closed.", retryable=True)
+            self._requests.fail_all("The engine was closed.", retryable=True)
             child = self._child
             self._changed.notify_all()
         if child is not None:
@@ -189,20 +174,24 @@ class EngineProcess:
     # What callers' threads do with the lock held.
 
     def _wait_loaded(self, progress: Progress) -> None:
-        shown = 0.0
-        with progress.task(f"Loading {self._config.model_path.name}", 100, "%") as task:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._loaded > shown or self._state != "starting")  # noqa: B023
-                    loaded, state, failure = self._loaded, self._state, self._failure
-                task.advance((loaded - shown) * 100)
-                shown = loaded
-                if state in ("failed", "closed"):
-                    raise failure or EngineFailed("The engine was closed while its model was being loaded.")
-                if state != "starting":
-                    return
+        warms_up = self._fallback.orders.warm_up_s > 0
+        while True:
+            with self._changed:
+                config, rung = self._ladder.config, self._ladder.rung
+            self._loading.show(progress, config, lambda: self._start_is_over(rung), warms_up=warms_up)  # noqa: B023
+            with self._changed:
+                state, failure, reason = self._state, self._failure, self._ladder.reason
+            if state in ("failed", "closed"):
+                raise failure or EngineFailed("The engine was closed while its model was being loaded.")
+            if state != "starting":
+                return
+            progress.note(f"{reason} Trying with less.")
 
-    def _ready_child(self) -> ChildProcess:
+    def _start_is_over(self, rung: int) -> bool:
+        """Whether the child on this rung is ready, or will never be."""
+        return self._state != "starting" or self._ladder.rung != rung
+
+    def _ready_child(self) -> Child:
         # A child that has just ended still counts as ready until the watch has seen it.
         self._changed.wait_for(
             lambda: self._state in ("failed", "closed") or (self._state == "ready" and not self._child_ended)
@@ -211,37 +200,11 @@ class EngineProcess:
         assert self._child is not None
         return self._child
 
-    def _call(self, line_of: Callable[[int], bytes], timeout_s: float) -> Any:
-        """The child's answer to a numbered command; a second child is asked when the first one ends meanwhile."""
-        with self._changed:
-            for _ in range(_MOST_LOSSES):
-                row = self._answer_row(self._ready_child(), line_of, timeout_s)
-                if row is not None:
-                    break
-            else:
-                raise EngineFailed(
-                    f"The engine's process ended {_MOST_LOSSES} times while it read this question.",
-                    next_step="ask in other words",
-                )
-        if row[2] is None:
-            raise wire.error_of(row[3])
-        return row[2]
+    def _ask(self, line_of: Callable[[int], bytes], timeout_s: float) -> Any:
+        return self._calls.ask(line_of, timeout_s, self._note_work)
 
-    def _answer_row(self, child: ChildProcess, line_of: Callable[[int], bytes], timeout_s: float) -> list[Any] | None:
-        """The child's answer; None when it ended before it answered. Raises EngineLost when it takes too long."""
-        self._number += 1
-        number = self._number
-        self._note_work()
-        self._answers[number] = None
-        child.send(line_of(number))
-        over = self._changed.wait_for(
-            lambda: self._answers[number] is not None or self._child is not child or self._child_ended,
-            timeout_s,
-        )
-        row = self._answers.pop(number)
-        if not over:
-            raise EngineLost("The engine did not read the text in time.", next_step="ask again")
-        return row
+    def _has_left(self, child: Child) -> bool:
+        return self._child is not child or self._child_ended
 
     def _require_open(self) -> None:
         if self._state == "failed":
@@ -252,75 +215,60 @@ class EngineProcess:
     def _note_work(self) -> None:
         """Start the watch's clock when there was nothing to watch."""
         if not self._busy():
-            self._progress_at = time.monotonic()
+            self._progress_at = self._idle_since = time.monotonic()
             self._changed.notify_all()
 
     def _busy(self) -> bool:
-        return bool(self._requests or self._answers)
+        return bool(self._requests or self._calls)
 
     def _send_waiting(self) -> None:
-        """Send what waits: all of it, so that no slot is ever idle.
+        if self._state == "ready" and not self._child_ended:
+            assert self._info is not None
+            self._requests.send_waiting(self._info.n_slots)
 
-        While one of them was there when a child ended, only one that can begin at once: that shows whose fault it is.
-        """
-        if self._state != "ready" or self._child_ended:
-            return
-        assert self._info is not None
-        for entry in self._requests.values():
-            if entry.sent:
-                continue
-            if any(other.losses and not other.begun for other in self._requests.values()):
-                sent = [other for other in self._requests.values() if other.sent]
-                if len(sent) >= self._info.n_slots or not all(other.begun for other in sent):
-                    return
-            self._send(entry)
-
-    def _send(self, entry: _Request) -> None:
-        assert self._child is not None
-        entry.sent = True
-        self._child.send(wire.encode_request(entry.request, time.monotonic() - entry.submitted))
+    def _send_line(self, line: bytes) -> None:
+        if self._child is not None:
+            self._child.send(line)
 
     # What the child's reading thread does.
 
     def _hear(self, rows: list[Any]) -> None:
         with self._changed:
             self._progress_at = time.monotonic()
+            if self._leaving:
+                return
             for row in rows:
-                kind = row[0]
-                if kind == wire.TEXT:
-                    if entry := self._requests.get(row[1]):
-                        self._deliver(entry, wire.decode_event(row))
-                elif kind in (wire.DONE, wire.ERROR):
-                    if entry := self._requests.pop(row[1], None):
-                        self._deliver(entry, wire.decode_event(row))
-                elif kind == wire.BEGUN:
-                    if entry := self._requests.get(row[1]):
-                        entry.begun = True
-                else:
+                if not self._requests.hear(row):
                     self._hear_control(row)
             self._send_waiting()
 
     def _hear_control(self, row: list[Any]) -> None:
         kind = row[0]
+        if kind == wire.PACE:
+            self._fallback.note(wire.decode_block(row), time.monotonic())
+            return
         if kind == wire.LOADING:
-            self._loaded = max(self._loaded, min(row[1], 1.0))
-        elif kind in (wire.TOKENS, wire.VECTOR) and row[1] in self._answers:
-            self._answers[row[1]] = row
+            self._loading.read(row[1])
+        elif kind == wire.WARMING:
+            self._loading.warmed(row[1])
+        elif kind in (wire.TOKENS, wire.VECTOR):
+            self._calls.hear(row)
         elif kind == wire.FAILED:
             self._failure = wire.error_of(row)
         elif kind == wire.READY and self._state in ("starting", "restarting"):
-            self._info = EngineInfo.model_validate(row[1])
-            self._state, self._loaded = "ready", 1.0
+            self._take_ready(EngineInfo.model_validate(row[1]))
         self._changed.notify_all()
 
-    def _deliver(self, entry: _Request, event: Event) -> None:
-        try:
-            entry.on_event(event)
-        except Exception as error:  # a caller's fault must not silence the other requests
-            _log.error("A request's on_event failed with %s; the request is dropped.", type(error).__name__)
-            self._requests.pop(entry.request.id, None)
-            if entry.sent and self._child is not None:
-                self._child.send(wire.encode_line([wire.CANCEL, entry.request.id]))
+    def _take_ready(self, info: EngineInfo) -> None:
+        if self._fallback.lacks_devices(info):
+            self._failure = EngineLost("The engine has no device to put its layers on.")
+            assert self._child is not None
+            self._child.kill()
+            return
+        self._info, self._state = info, "ready"
+        self._loading.warmed(1.0)
+        self._fallback.took(info, time.monotonic())
+        self._requests.refuse_too_long(info.context_length)
 
     def _end_of_child(self) -> None:
         with self._changed:
@@ -347,7 +295,7 @@ class EngineProcess:
                 now = time.monotonic()
                 if now >= end:
                     return True
-                self._expire_unsent(now)
+                self._requests.expire_unsent(now)
                 self._changed.wait(min(end - now, self._limits.tick_s))
         return False
 
@@ -357,14 +305,17 @@ class EngineProcess:
             # Every time: native code never sees a file that the bounds-checked reader has not passed.
             from edgemed.models.gguf import check_gguf
 
-            check_gguf(self._config.model_path)
+            config = self._ladder.config
+            check_gguf(config.model_path)
             with self._changed:
                 if self._state == "closed":
                     return False
                 self._failure = None
-                self._child_ended = False
+                self._child_ended = self._leaving = False
+                self._loading.begin()
                 self._progress_at = time.monotonic()
-                self._child = ChildProcess(self._config, self._hear, self._end_of_child)
+                start = self._start_child or ChildProcess
+                self._child = start(config, self._fallback.orders, self._hear, self._end_of_child)
                 return True
         except EdgemedError as error:
             self._fail(error)
@@ -373,22 +324,64 @@ class EngineProcess:
         return False
 
     def _watch(self) -> None:
-        """Return when the child has ended; kill it when it is hung."""
+        """Return when the child has ended; kill it when it is hung, leave it for another rung when that is better."""
         child = self._child
         assert child is not None
-        with self._changed:
-            while not self._child_ended and self._state != "closed":
-                quiet = self._state == "ready" and not self._busy()
-                began = time.monotonic()
-                self._changed.wait(None if quiet else self._limits.tick_s)
-                now = time.monotonic()
-                if now - began > 10 * self._limits.tick_s:
-                    self._progress_at = max(self._progress_at, now)  # the machine slept, not the child
-                self._expire_unsent(now)
-                if self._hung(now):
-                    child.kill()
+        while self._tick(child):
+            self._climb_if_due()
         while not child.wait(self._limits.close_s):
             child.kill()
+
+    def _tick(self, child: Child) -> bool:
+        """One look at the child; False when there is nothing left to look at."""
+        with self._changed:
+            if self._is_over():
+                return False
+            quiet = self._state == "ready" and not self._busy()
+            began = time.monotonic()
+            self._changed.wait(self._fallback.look_s if quiet else self._limits.tick_s)
+            now = time.monotonic()
+            if now - began > 10 * self._limits.tick_s:
+                self._progress_at = max(self._progress_at, now)  # the machine slept, not the child
+            if self._busy():
+                self._idle_since = now
+            self._requests.expire_unsent(now)
+            if self._hung(now):
+                child.kill()
+            if self._state == "ready" and not self._child_ended and self._fallback.squeezed(now, busy=self._busy()):
+                self._leave()
+            return not self._is_over()
+
+    def _is_over(self) -> bool:
+        return self._child_ended or self._leaving or self._state == "closed"
+
+    def _climb_if_due(self) -> None:
+        """Move up when nobody asks and a better rung's resources are there; devices are asked for without the lock."""
+        with self._changed:
+            now = time.monotonic()
+            idle_s = 0.0 if self._busy() else now - self._idle_since
+            if self._state != "ready" or self._is_over() or not self._ladder.climb_due(now, idle_s):
+                return
+        state = self._fallback.look()
+        with self._changed:
+            if self._busy() or self._is_over():
+                return
+            if self._ladder.climb(state, time.monotonic()):
+                self._leave()
+
+    def _leave(self) -> None:
+        """End the child for one on the rung that the ladder now stands on."""
+        _log.warning("%s The engine is started again on rung %d.", self._ladder.reason, self._ladder.rung)
+        self._leaving = True
+        self._begin_restart(self._ladder.reason)
+        self._requests.end_begun(f"{self._ladder.reason} The answer is incomplete: ask again.", blame=False)
+        assert self._child is not None
+        self._child.close_input()
+
+    def _begin_restart(self, detail: str) -> None:
+        self._state, self._detail = "restarting", detail
+        self._restarts += 1
+        self._changed.notify_all()
 
     def _hung(self, now: float) -> bool:
         loading = self._state in ("starting", "restarting")
@@ -397,7 +390,7 @@ class EngineProcess:
         limit = self._limits.load_stall_s if loading else self._limits.step_stall_s
         if now - self._progress_at <= limit:
             return False
-        self._failure = EngineFailed(f"The engine made no progress for {limit:.0f} s and was ended.")
+        self._failure = Hung(f"The engine made no progress for {limit:.0f} s and was ended.")
         return True
 
     def _recover(self) -> float:
@@ -406,56 +399,33 @@ class EngineProcess:
             child = self._child
             assert child is not None
             self._child_ended = True
-            if self._state == "closed":
+            if self._state == "closed" or self._leaving:
                 return 0.0
             error = self._failure or EngineLost(child.epitaph())
-            if self._state == "starting":
+            starting = self._state == "starting"
+            loss = Loss(error, child.cause(), loaded=self._state == "ready")
+            verdict = self._fallback.after_loss(loss, time.monotonic())
+            if starting and not verdict.moved:
                 self._fail(error)
                 return 0.0
             _log.warning("%s", error.what)
-            self._detail = error.what
-            self._end_begun(f"{error.what} The answer is incomplete: ask again.")
-            return self._plan_restart(error)
+            self._requests.end_begun(f"{error.what} The answer is incomplete: ask again.", blame=not verdict.moved)
+            if verdict.pause_s is None:
+                self._fail(self._too_often(error))
+                return 0.0
+            self._loading.begin()
+            if starting:
+                self._changed.notify_all()
+            else:
+                self._begin_restart(error.what)
+            return verdict.pause_s
 
-    def _plan_restart(self, error: EdgemedError) -> float:
-        pause = self._budget.pause_after_loss(time.monotonic())
-        if pause is None:
-            n_losses, minutes = self._limits.max_restarts + 1, self._limits.window_s / 60
-            self._fail(
-                EngineFailed(
-                    f"The engine ended {n_losses} times within {minutes:.0f} minutes. {error.what}",
-                    next_step="start again with fewer layers on the GPU or a shorter context",
-                )
-            )
-            return 0.0
-        self._state = "restarting"
-        self._restarts += 1
-        self._changed.notify_all()
-        return pause
-
-    def _end_begun(self, message: str) -> None:
-        for entry in list(self._requests.values()):
-            entry.losses += entry.sent
-            entry.sent = False
-            if entry.cancelled:
-                self._end_unsent(entry, "cancelled")
-            elif entry.begun:
-                del self._requests[entry.request.id]
-                self._deliver(entry, ErrorEvent(message, retryable=True))
-            elif entry.losses >= _MOST_LOSSES:
-                del self._requests[entry.request.id]
-                self._deliver(entry, ErrorEvent(_GIVEN_UP, retryable=False))
-
-    def _expire_unsent(self, now: float) -> None:
-        for entry in list(self._requests.values()):
-            limit = entry.request.deadline_s
-            if not entry.sent and limit is not None and now - entry.submitted >= limit:
-                self._end_unsent(entry, "deadline")
-
-    def _end_unsent(self, entry: _Request, reason: FinishReason) -> None:
-        del self._requests[entry.request.id]
-        waited_ms = (time.monotonic() - entry.submitted) * 1000
-        self._deliver(entry, DoneEvent(reason, len(entry.request.prompt), 0, waited_ms, 0.0, waited_ms))
+    def _too_often(self, error: EdgemedError) -> EngineFailed:
+        n_losses, minutes = self._limits.max_restarts + 1, self._limits.window_s / 60
+        return EngineFailed(
+            f"The engine ended {n_losses} times within {minutes:.0f} minutes. {error.what}",
+            next_step="start again with fewer layers on the GPU or a shorter context",
+        )
 
     def _fail(self, error: EdgemedError) -> None:
         with self._changed:
@@ -463,14 +433,8 @@ class EngineProcess:
                 self._state = "failed"
             self._failure = error
             self._detail = error.what
-            self._fail_all(str(error), retryable=False)
+            self._requests.fail_all(str(error), retryable=False)
             self._changed.notify_all()
-
-    def _fail_all(self, message: str, *, retryable: bool) -> None:
-        entries = list(self._requests.values())
-        self._requests.clear()
-        for entry in entries:
-            self._deliver(entry, ErrorEvent(message, retryable=retryable))
 
 
 def _require_binding() -> None:
@@ -478,16 +442,3 @@ def _require_binding() -> None:
 
     if importlib.util.find_spec("llama_cpp") is None:
         raise MissingExtra("llama-cpp-python", "llama-cpp")
-
-
-def _check_fits(request: GenerationRequest, context_length: int) -> None:
-    n_tokens = len(request.prompt)
-    if n_tokens == 0:
-        raise UsageError("The prompt holds no token.", next_step="write a question")
-    if n_tokens >= context_length:
-        raise UsageError(
-            f"The prompt has {n_tokens} tokens; prompt and answer together may have {context_length}.",
-            next_step="shorten the question, or start with a longer --context",
-        )
-    if request.max_tokens < 1:
-        raise UsageError(f"max_tokens is {request.max_tokens}; it must be at least 1.")

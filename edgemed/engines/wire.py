@@ -7,7 +7,9 @@ JSON and not pickle: the child reads model files from a stick, and nothing it sa
                        [TOKENIZE, number, [[text, special], ...]]
                        [EMBED, number, ids]
     child to parent    [[kind, ...], ...]   every event of one step in one line; [] says only "a step was done"
-        while loading  [LOADING, fraction], then [READY, info] or [FAILED, error class, what, next step]
+        while loading  [LOADING, fraction], [WARMING, fraction], then [READY, info] or
+                       [FAILED, error class, what, next step]
+        of its speed   [PACE, n_streams, n_steps, step_s, n_threads]
         of a request   [BEGUN, id], [TEXT, id, text, n_tokens] with a true at its end for reasoning,
                        [DONE, id, reason, ...], [ERROR, id, message, retryable]
         of the words   [TOKENS, number, ids] or [TOKENS, number, None, FAILED row]
@@ -25,9 +27,11 @@ from typing import Any
 from edgemed.core.errors import EdgemedError, EngineFailed, ModelRefused, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, Sampling, TextEvent
+from edgemed.engines.step_times import Block
 
 SUBMIT, CANCEL, TOKENIZE, EMBED = "submit", "cancel", "tokenize", "embed"
 LOADING, READY, FAILED, TOKENS, VECTOR = "loading", "ready", "failed", "tokens", "vector"
+WARMING, PACE = "warming", "pace"
 BEGUN, TEXT, DONE, ERROR = "b", "t", "d", "e"
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -81,6 +85,17 @@ def decode_request(row: Sequence[Any]) -> tuple[GenerationRequest, float]:
     drawn = Sampling(*sampling)
     limits = deadline_s, reasoning_limit
     return GenerationRequest(request_id, tuple(prompt), max_tokens, drawn, tuple(stop), *limits), age_s
+
+
+def encode_block(block: Block) -> bytes:
+    """Times of decoding steps as a line."""
+    return encode_line([[PACE, block.n_streams, block.n_steps, block.step_s, block.n_threads]])
+
+
+def decode_block(row: Sequence[Any]) -> Block:
+    """The block of a PACE row."""
+    _, n_streams, n_steps, step_s, n_threads = row
+    return Block(n_streams, n_steps, step_s, n_threads)
 
 
 def encode_parts(number: int, parts: Iterable[PromptPart]) -> bytes:

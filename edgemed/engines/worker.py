@@ -25,13 +25,18 @@ from edgemed.core.privacy import forbid_core_dumps
 from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
 from edgemed.core.units import MIB
 from edgemed.engines import wire
+from edgemed.engines.balance import WorkerOrders
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.embedding import encode_vector
 from edgemed.engines.llama_cpp import LlamaCpp
 from edgemed.engines.scheduler import Scheduler
+from edgemed.engines.thread_balance import ThreadBalance
+from edgemed.engines.warm_up import warm_up
 
 _MOST_REFUSED_STEPS = 3
 """Refused steps in a row after which the process gives up; the supervisor starts a new one."""
+_REPORT_S = 0.5
+"""How often the warm-up says how far it is."""
 _READER_STACK_BYTES = 64 * MIB
 """For llama.cpp's std::regex; see its adapter."""
 _PR_SET_PDEATHSIG = 1
@@ -39,17 +44,18 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """The body of the process: `config JSON` and the parent's id are its arguments."""
+    """The body of the process: configuration, the parent's id and orders (JSON) are its arguments."""
     commands, events = _take_pipes()
     config = EngineConfig.model_validate_json(sys.argv[1])
     _harden(parent=int(sys.argv[2]))
+    orders = WorkerOrders.model_validate_json(sys.argv[3]) if len(sys.argv) > 3 else WorkerOrders()
     set_environment(ENGINE_ENVIRONMENT)
     if config.offline:
         set_environment(OFFLINE_ENVIRONMENT)
         forbid_outgoing_connections()
     worker = _Worker(commands, events)
     try:
-        worker.run(config)
+        worker.run(config, orders)
     except EdgemedError as error:
         worker.send(wire.encode_line([wire.failed_row(error)]))
         os._exit(error.exit_code)
@@ -70,14 +76,30 @@ class _Worker:
         self._texts: deque[list[Any]] = deque()
         """EMBED rows: the first is being read, the others wait."""
 
-    def run(self, config: EngineConfig) -> None:
-        """Load the model, then serve; returns never."""
+    def run(self, config: EngineConfig, orders: WorkerOrders) -> None:
+        """Load the model, warm it up if ordered, then serve; returns never."""
         threading.stack_size(_READER_STACK_BYTES)
         threading.Thread(target=self._read, name="commands", daemon=True).start()
         engine = LlamaCpp(config, lambda done: self.send(wire.encode_line([[wire.LOADING, done]])))
+        info = engine.info.model_copy(update={"warm_up_tokens": self._warm_up(engine, orders.warm_up_s)})
         self._engine = engine
-        self.send(wire.encode_line([[wire.READY, engine.info.model_dump(mode="json")]]))
-        self._serve(Scheduler(engine, time.monotonic))
+        self.send(wire.encode_line([[wire.READY, info.model_dump(mode="json")]]))
+        balance = ThreadBalance(engine, config, self.send, adapts=orders.adapts_threads)
+        self._serve(Scheduler(engine, time.monotonic, balance.times.decode))
+
+    def _warm_up(self, engine: LlamaCpp, limit_s: float) -> int:
+        """Tokens read; says every second how far it is, so that nobody takes it for hung."""
+        if limit_s <= 0:
+            return 0
+        said = time.monotonic()
+
+        def report(n_read: int) -> None:
+            nonlocal said
+            if (now := time.monotonic()) - said >= _REPORT_S:
+                said = now
+                self.send(wire.encode_line([[wire.WARMING, n_read / engine.context_length]]))
+
+        return warm_up(engine, engine.info.vocab_size, limit_s, time.monotonic, report)
 
     def send(self, line: bytes) -> None:
         """Write one line to the parent; ends the process when nobody listens any more."""
