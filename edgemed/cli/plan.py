@@ -22,7 +22,12 @@ def plan(
     slots: Annotated[int | None, typer.Option(help="Requests answered side by side.")] = None,
     max_ram: Annotated[str | None, typer.Option(help='Most main memory to take, such as "6GiB".')] = None,
     max_vram: Annotated[str | None, typer.Option(help="Most GPU memory to take; 0 keeps all on the CPU.")] = None,
-    profile: Annotated[Path | None, typer.Option(help="Plan for the machine of this saved profile.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="Plan for a machine of `edgemed profile --list`, or of this saved profile."
+        ),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this file.")] = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -49,11 +54,11 @@ def plan(
         console.note(f"Saved as {save}")
 
 
-def _machine(profile: Path | None, console: Console) -> HardwareProfile:
+def _machine(profile: str | None, console: Console) -> HardwareProfile:
     if profile is not None:
-        from edgemed.hardware.profile import load_profile
+        from edgemed.hardware.catalog import find_profile
 
-        return load_profile(profile)
+        return find_profile(profile)
     from edgemed.plan.store import current_profile
 
     return current_profile(console)

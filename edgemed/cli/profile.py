@@ -14,21 +14,59 @@ from edgemed.core.units import format_bytes
 
 if TYPE_CHECKING:
     from edgemed.core.records import MaybeFigure
-    from edgemed.hardware.record import HardwareProfile, MaybeText
+    from edgemed.hardware.record import DeviceSpeed, HardwareProfile, MaybeSpeed, MaybeText
+    from edgemed.hardware.reference_machine import ListedFigure, ListedWords, ReferenceMachine
 
 
 def profile(
     save: Annotated[Path | None, typer.Option(help="Write the profile to this file as well.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer, smaller measurements: a few seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer, smaller measurements: under 20 seconds.")] = False,
+    sustained: Annotated[
+        bool, typer.Option("--sustained", help="Measure under load for a minute more: heat and power limits.")
+    ] = False,
+    list_machines: Annotated[bool, typer.Option("--list", help="List the reference machines, and end.")] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show a reference machine, every figure with its source, and end."),
+    ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure this machine: processor, memory, disk, GPUs, power."""
+    """Measure this machine: processor, memory, disk, GPUs, the engine's speed, power. Or show reference machines."""
+    console = Console(json_mode=json, verbose=verbose)
+    if list_machines:
+        _list(console)
+    elif show is not None:
+        _show(console, show)
+    else:
+        _measure(console, save, quick=quick, sustained=sustained)
+
+
+def _list(console: Console) -> None:
+    from edgemed.hardware.catalog import read_catalog
+
+    catalog = read_catalog()
+    console.record(catalog)
+    console.table("Reference machines", [(machine.name, _in_short(machine)) for machine in catalog.machines])
+    console.note("Plan for one of them: edgemed plan MODEL --profile NAME")
+
+
+def _show(console: Console, name: str) -> None:
+    from edgemed.hardware.catalog import load_machine, paper_warnings, profile_of
+
+    machine = load_machine(name)
+    console.record(machine)
+    console.table(machine.title, machine_rows(machine))
+    console.table("The engine's speed, estimated", speed_rows(profile_of(machine).speed))
+    for warning in paper_warnings(machine):
+        console.note(warning)
+
+
+def _measure(console: Console, save: Path | None, *, quick: bool, sustained: bool) -> None:
     from edgemed.hardware.profile import current_profile_path, measure_profile, save_profile
     from edgemed.plan.store import keep
 
-    console = Console(json_mode=json, verbose=verbose)
-    found = measure_profile(console, quick=quick)
+    found = measure_profile(console, quick=quick, sustained=sustained)
     console.record(found)
     console.table("This machine", rows_of(found))
     for warning in found.warnings:
@@ -58,6 +96,7 @@ def rows_of(found: HardwareProfile) -> list[tuple[str, str]]:
     rows.append(("engine", found.engine.name if found.engine.available else f"not available: {found.engine.reason}"))
     for device in found.engine_devices():
         rows.append(("engine device", f"{device.name}: {device.description}, {_size(device.memory_total)}"))
+    rows += speed_rows(found.speed)
     rows += [
         ("power", _text(found.power_source)),
         ("battery", _plain(found.battery_charge)),
@@ -65,6 +104,86 @@ def rows_of(found: HardwareProfile) -> list[tuple[str, str]]:
         ("load", _plain(found.load_average)),
     ]
     return rows
+
+
+def speed_rows(speed: MaybeSpeed) -> list[tuple[str, str]]:
+    """How fast the engine is: threads, then each device and format."""
+    if not speed.available:
+        return [("engine speed", f"not available: {speed.reason}")]
+    rows = [("threads", f"{speed.n_threads} to decode, {speed.n_threads_batch} to read prompts")]
+    for point in speed.threads:
+        rows.append((f"{point.n_threads} threads", f"decodes {_rate(point.decode)}, reads {_rate(point.prefill)}"))
+    for device in speed.devices:
+        rows += _device_rows(device)
+    for link in speed.links:
+        words = f"to it {_rate(link.to_device)}, from it {_rate(link.from_device)}, a change {_rate(link.crossing)}"
+        rows.append((f"{link.device} link", words))
+    if speed.noisy:
+        rows.append(("noisy", speed.noise_note or "repetitions differed: plans on these figures are guesses"))
+    return rows
+
+
+def _device_rows(device: DeviceSpeed) -> list[tuple[str, str]]:
+    rows = []
+    for found in device.formats:
+        prefill = f"prompts {_rate(found.compute_64)} at 64 tokens, {_rate(found.compute_512)} at 512"
+        rows.append((f"{device.device} {found.format}", f"weights {_rate(found.read)}; {prefill}"))
+    keys = (
+        f"{_rate(device.kv_read)}; each layer {_rate(device.layer_overhead)}, each token {_rate(device.token_overhead)}"
+    )
+    rows.append((f"{device.device} keys and values", keys))
+    for name, figure in (("energy", device.energy), ("sustained", device.sustained)):
+        if isinstance(figure, Figure):
+            rows.append((f"{device.device} {name}", _rate(figure)))
+    return rows
+
+
+def machine_rows(machine: ReferenceMachine) -> list[tuple[str, str]]:
+    """A machine of the catalog: every figure, its basis, and where it was read."""
+    rows = [("name", machine.name), ("description", machine.description), ("cpu.model", machine.cpu.model)]
+    if machine.gpu is not None:
+        shared = "shares main memory" if machine.gpu.memory == "shared" else "memory of its own"
+        rows.append(("gpu.name", f"{machine.gpu.name}, {machine.gpu.engine_name} of the engine, {shared}"))
+    for place, listed in machine.listed():
+        rows.append((place, f"{_value(listed)}; {machine.provenance(listed)}"))
+    for check in machine.checks:
+        source = machine.sources[check.source]
+        words = f"{check.model}: decodes {check.decode_tokens_per_s:g} tokens/s"
+        if check.prefill_tokens_per_s is not None:
+            words += f", reads {check.prefill_tokens_per_s:g} tokens/s"
+        cited = f"measured on {check.machine}; {source.title}, {source.address}, read {source.read}"
+        rows.append(("check", "; ".join(part for part in (words, cited, check.note) if part)))
+    return rows
+
+
+def _value(listed: ListedFigure | ListedWords) -> str:
+    value = listed.value
+    return " ".join(value) if isinstance(value, tuple) else f"{value:g} {getattr(listed, 'unit', '')}".strip()
+
+
+def _in_short(machine: ReferenceMachine) -> str:
+    """Memory and bandwidth in a line."""
+    memory = machine.memory
+    words = f"{machine.title}: {_value(memory.total)} at {_value(memory.bandwidth)}"
+    if machine.gpu is not None and machine.gpu.memory == "own":
+        words += f"; GPU {_value(machine.gpu.memory_total)} at {_value(machine.gpu.bandwidth)}"
+    return words
+
+
+def _rate(figure: MaybeFigure) -> str:
+    """A speed or a duration with its spread and a prefix people read: "33.3 GB/s (23.3 to 43.3)"."""
+    if not isinstance(figure, Figure):
+        return f"not available ({figure.reason})"
+    scale, prefix = next(
+        ((size, name) for size, name in _PREFIXES if abs(figure.value) >= size), (_PREFIXES[-1][0], _PREFIXES[-1][1])
+    )
+    spread = ""
+    if figure.low is not None and figure.high is not None:
+        spread = f" ({figure.low / scale:.3g} to {figure.high / scale:.3g})"
+    return f"{figure.value / scale:.3g} {prefix}{figure.unit}{spread}"
+
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 
 
 def _text(fact: MaybeText) -> str:
