@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 
-def measure_profile(progress: Progress | None = None, *, quick: bool = False) -> HardwareProfile:
+def measure_profile(
+    progress: Progress | None = None, *, quick: bool = False, sustained: bool = False
+) -> HardwareProfile:
     """This machine, measured now. Quick takes a few seconds; the longer form repeats more and reads more.
 
     The load is read first, because measuring raises it.
@@ -57,7 +59,7 @@ def measure_profile(progress: Progress | None = None, *, quick: bool = False) ->
         gpus=gpus,
         gpu_note=gpu_note,
         engine=engine,
-        speed=NotAvailable(reason="not measured"),
+        speed=NotAvailable(reason="not measured, nor under sustained load" if sustained else "not measured"),
         power_source=source,
         battery_charge=charge,
         temperature=temperature,
