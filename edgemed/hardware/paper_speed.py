@@ -4,9 +4,10 @@ The shares come from published runs; a run's share is tokens per second times th
 memory's bandwidth (decoding), or tokens per second times two operations per parameter over the peak (reading a
 prompt). Read on 2026-11-21, all llama-bench unless said otherwise:
     cuda          github.com/XiongjieDai/GPU-Benchmarks-on-LLM-Inference: f16 .81-.91 of bandwidth (RTX 3090, 4090,
-                  4080), Q4_K_M .80 (3070), .81 (4070 Ti), .74 (4080), .61 (3090); of the FP16 peak f16 .91-.94,
-                  Q4_K_M .69 (4090), .86 (3090). github.com/danielesalpietro/kickstart-berlin/issues/58: Q4_K_M .92
-                  of bandwidth (RTX 5060 Ti). github.com/AlexsJones/llmfit/pull/958: .91 (4060 Laptop, Ollama).
+                  4080), Q4_K_M .80 (3070), .81 (4070 Ti), .74 (4080), .61 (3090); of Torch's FP16 products
+                  (github.com/zzc0721/torch-performance-test-data) f16 .91-.94, Q4_K_M .69 (4090), .86 (3090).
+                  github.com/danielesalpietro/kickstart-berlin/issues/58: Q4_K_M .92 of bandwidth, 1.3 of Torch's FP16
+                  (RTX 5060 Ti). github.com/AlexsJones/llmfit/pull/958: .91 (4060 Laptop, Ollama).
                   github.com/ggml-org/llama.cpp/pull/4766: Q8_0 .70 (4090).
     cuda without  kickstart-berlin: Q4_K_M .58 of bandwidth, 1.5 of the FP32 peak (GTX 1060; four 8-bit products count
                   as one operation there). One card, in a virtual machine.
@@ -16,8 +17,9 @@ prompt). Read on 2026-11-21, all llama-bench unless said otherwise:
                   Q4_K_M .6 of bandwidth (Jetson Orin Nano Super, Ollama). Its share of the peak is an assumption.
     metal         GPU-Benchmarks: Q4_0 .80 (M3), Q4_K_M .73 (M1), f16 .75 (M1 Max); of the FP32 peak .65-.80.
                   llmfit/pull/1031: Q4_K_M .81, Q8_0 .94 (M2 Pro).
-    cpu           x86: .68 of bandwidth, .3 to .4 of the FP32 peak (llama.cpp/issues/34, an i9-13900K in 2023). Arm:
-                  Q4_K_M .53-.60 (geerlingguy/ai-benchmarks/issues/7, a Raspberry Pi 5, Ollama).
+    cpu           x86: .68 of bandwidth, .3 of the FP32 peak (llama.cpp/issues/34, an i9-13900K in 2023). Arm: Q4_K_M
+                  .53-.60 (geerlingguy/ai-benchmarks/issues/7, a Raspberry Pi 5, Ollama).
+Bandwidths and peaks of the cards that are not in the catalog, and sizes of Ollama's files, are remembered.
 What stands between these points, and every overhead below, are assumptions. Hence the interval.
 """
 
