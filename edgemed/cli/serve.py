@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +16,9 @@ from edgemed.core.errors import UsageError
 if TYPE_CHECKING:
     import socket
 
-    from edgemed.engines.base import EngineConfig
-    from edgemed.serve.care import WarmUp
+    from edgemed.engines.balance import Balance
+    from edgemed.engines.base import Engine, EngineConfig
+    from edgemed.plan.record import Plan
     from edgemed.serve.memory import Memory
     from edgemed.serve.options import ServeOptions
 
@@ -42,6 +44,7 @@ def serve(
     from edgemed.core.privacy import forbid_core_dumps
     from edgemed.core.settings import data_dir, project_settings
     from edgemed.demo.supported import checked_facts
+    from edgemed.engines.registry import open_engine
     from edgemed.serve.care import WarmUp
     from edgemed.serve.memory import open_memory
     from edgemed.serve.server import stop_signals_raise
@@ -62,7 +65,15 @@ def serve(
         memory = open_memory(data_dir(), settings.cache, forget=forget)
         sock = _listen(host, port)
         try:
-            code = _serve(path, _config(path, plan, slots, offline, console), lists, memory, sock, console)
+            planned = _plan(path, plan, slots, console)
+            config, balance = _started_so(planned.engine_config, path, offline), _balance(planned, path, offline)
+
+            def load() -> Engine:
+                engine = open_engine(config, console, balance)
+                lists.wait()  # ready is who answers at once
+                return engine
+
+            code = _serve(path, _options(path, offline, sock), load, memory, sock, console)
         finally:
             sock.close()
             memory.close()
@@ -81,20 +92,22 @@ def _forget(console: Console) -> None:
 
 
 def _serve(
-    path: Path, config: EngineConfig, lists: WarmUp, memory: Memory, sock: socket.socket, console: Console
+    path: Path,
+    options: ServeOptions,
+    load: Callable[[], Engine],
+    memory: Memory,
+    sock: socket.socket,
+    console: Console,
 ) -> int:
     """Load, serve until told to stop; the exit code."""
     from edgemed.demo.supported import checked_facts
-    from edgemed.engines.registry import open_engine
     from edgemed.serve.app import create_app
     from edgemed.serve.server import run, url_of
     from edgemed.serve.status import Serving
 
     url = url_of(sock)
-    options = _options(path, config.offline, sock)
-    engine = open_engine(config, console)
+    engine = load()
     try:
-        lists.wait()  # ready is who answers at once
         app = create_app(engine, options, cache=memory.cache, journal=memory.journal, facts=checked_facts)
         serving = Serving(
             url=url,
@@ -102,8 +115,8 @@ def _serve(
             model_path=path,
             demo=bool(options.demo_notice),
             offline=options.offline,
-            context_length=config.context_length,
-            n_slots=config.n_slots,
+            context_length=engine.info.context_length,
+            n_slots=engine.info.n_slots,
             pid=os.getpid(),
         )
 
@@ -146,18 +159,48 @@ def _listen(host: str | None, port: int | None) -> socket.socket:
     return listen(defaults.host if host is None else host, defaults.port if port is None else port)
 
 
-def _config(path: Path, plan: Path | None, slots: int | None, offline: bool, console: Console) -> EngineConfig:
-    """The engine's configuration: from the plan file, else from the plan kept for this machine."""
+def _plan(path: Path, plan: Path | None, slots: int | None, console: Console) -> Plan:
+    """The plan of that file, else the one kept for this machine."""
     from edgemed.plan.store import load_plan, plan_for
 
     if plan is None:
-        found = plan_for(path, console, n_slots=slots)
-    else:
-        if slots is not None:
-            raise UsageError("--slots and --plan exclude each other.", next_step="edgemed plan --slots N --save FILE")
-        found = load_plan(plan)
-        _check_file(plan, found.model.path, (found.model.n_bytes, found.model.modified_ns), path)
-    return found.engine_config.model_copy(update={"model_path": path, "offline": offline})
+        return plan_for(path, console, n_slots=slots)
+    if slots is not None:
+        raise UsageError("--slots and --plan exclude each other.", next_step="edgemed plan --slots N --save FILE")
+    found = load_plan(plan)
+    _check_file(plan, found.model.path, (found.model.n_bytes, found.model.modified_ns), path)
+    return found
+
+
+def _started_so(config: EngineConfig, path: Path, offline: bool) -> EngineConfig:
+    return config.model_copy(update={"model_path": path, "offline": offline})
+
+
+def _balance(plan: Plan, path: Path, offline: bool) -> Balance:
+    """What the engine falls back to and is compared with, and who tells it what the machine has."""
+    from edgemed.engines.balance import Balance
+    from edgemed.engines.ladder import MachineState
+    from edgemed.hardware.engine_devices import ask_engine
+    from edgemed.hardware.memory import read_ram
+    from edgemed.hardware.record import EngineProfile, value_of
+
+    def machine() -> MachineState:
+        total, free = (value_of(figure) for figure in read_ram())  # inside a container's limit, where there is one
+        return MachineState(None if free is None else int(free), None if total is None else int(total))
+
+    def devices() -> dict[str, int | None] | None:
+        engine = ask_engine()
+        if not isinstance(engine, EngineProfile):
+            return None
+        free = {device.name: value_of(device.memory_free) for device in engine.devices if device.kind != "cpu"}
+        return {name: None if n_bytes is None else int(n_bytes) for name, n_bytes in free.items()}
+
+    return Balance(
+        ladder=tuple(_started_so(rung, path, offline) for rung in plan.ladder),
+        planned_tokens_per_s=value_of(plan.tokens_per_s),
+        machine=machine,
+        devices=devices,
+    )
 
 
 def _check_file(plan: Path, planned: Path, state: tuple[int, int], path: Path) -> None:

@@ -34,7 +34,7 @@ class Balance:
     pace: PaceRules = field(default_factory=PaceRules)
     machine: Callable[[], MachineState] = machine_state
     """Asked once a second while the engine is ready."""
-    devices: Callable[[], Mapping[str, int] | None] = lambda: None
+    devices: Callable[[], Mapping[str, int | None] | None] = lambda: None
     """Free bytes of every device that is there; None where nobody can say. Asked before a climb, may take seconds."""
     look_s: float = 1.0
     """How often memory is looked at."""

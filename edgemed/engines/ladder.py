@@ -51,8 +51,9 @@ class MachineState:
 
     free_ram: int | None
     total_ram: int | None
-    free_by_device: Mapping[str, int] | None = None
-    """Free bytes of every device that is there, by the engine's names; looked up before a climb alone."""
+    free_by_device: Mapping[str, int | None] | None = None
+    """Free bytes of every device that is there, by the engine's names, None for one that does not say; looked up
+    before a climb alone."""
 
 
 class Ladder:
@@ -170,8 +171,14 @@ class Ladder:
         devices = state.free_by_device
         if devices is None or not uses_devices(self._rungs[rung]):
             return True
-        there = all(name in devices for name in self._rungs[rung].devices)
-        room = all(
-            devices.get(name, 0) + mine.get(name, 0) >= n_bytes for name, n_bytes in wanted.items() if name != RAM
-        )
-        return bool(devices) and there and room
+        there = bool(devices) and all(name in devices for name in self._rungs[rung].devices)
+        on_devices = [(name, n_bytes) for name, n_bytes in wanted.items() if name != RAM]
+        return there and all(_room(devices, name, mine) >= n_bytes for name, n_bytes in on_devices)
+
+
+def _room(devices: Mapping[str, int | None], name: str, mine: Mapping[str, int]) -> float:
+    """Bytes that a device would have for another rung; endless where it does not say, none where it is gone."""
+    if name not in devices:
+        return -1.0
+    free = devices[name]
+    return float("inf") if free is None else free + mine.get(name, 0)
