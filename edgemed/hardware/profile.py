@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from edgemed.hardware.cpu import read_cpu
 from edgemed.hardware.disk import read_disk
 from edgemed.hardware.engine_devices import ask_engine
 from edgemed.hardware.gpu import read_gpus
+from edgemed.hardware.measure import measure_speed, speed_warnings
 from edgemed.hardware.memory import read_memory
 from edgemed.hardware.power import read_load, read_power, read_temperature
-from edgemed.hardware.record import HardwareProfile, MaybeEngine, value_of
+from edgemed.hardware.record import EngineSpeed, HardwareProfile, MaybeEngine, value_of
 
 __all__ = [
     "HardwareProfile",
@@ -30,13 +32,14 @@ __all__ = [
     "load_profile",
     "measure_profile",
     "save_profile",
+    "speed_holds",
 ]
 
 
 def measure_profile(
     progress: Progress | None = None, *, quick: bool = False, sustained: bool = False
 ) -> HardwareProfile:
-    """This machine, measured now. Quick takes a few seconds; the longer form repeats more and reads more.
+    """This machine, measured now: under 20 seconds when quick, else under 3 minutes, a minute more when `sustained`.
 
     The load is read first, because measuring raises it.
     """
@@ -49,22 +52,29 @@ def measure_profile(
         gpus, gpu_note = read_gpus()
         task.advance(1)
     memory = read_memory(watcher, cores, quick=quick)
+    disk = read_disk(data_dir(), watcher, quick=quick)
+    speed = measure_speed(watcher, quick=quick, sustained=sustained, engine=engine, load=load)
     return HardwareProfile(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         quick=quick,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu,
         memory=memory,
-        disk=read_disk(data_dir(), watcher, quick=quick),
+        disk=disk,
         gpus=gpus,
         gpu_note=gpu_note,
         engine=engine,
-        speed=NotAvailable(reason="not measured, nor under sustained load" if sustained else "not measured"),
+        speed=speed,
         power_source=source,
         battery_charge=charge,
         temperature=temperature,
         load_average=load,
-        warnings=(*gpu_warnings(), *_engine_warnings(engine), *_load_warnings(load, cores)),
+        warnings=(
+            *gpu_warnings(),
+            *_engine_warnings(engine),
+            *speed_warnings(speed, engine, cpu),
+            *_load_warnings(load, cores),
+        ),
     )
 
 
@@ -102,7 +112,9 @@ def load_profile(path: Path) -> HardwareProfile:
     """A saved profile. Raises UsageError for a file that is missing or is no profile."""
     again = f"measure it again: edgemed profile --save {path}"
     try:
-        return HardwareProfile.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_other_version(path, text)
+        return HardwareProfile.model_validate_json(text)
     except FileNotFoundError:
         raise UsageError(f"There is no profile at {path}.", next_step=again) from None
     except OSError as error:
@@ -114,3 +126,28 @@ def load_profile(path: Path) -> HardwareProfile:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(f"{path} is no hardware profile: {where}: {first['msg']}.", next_step=again) from error
+
+
+def _refuse_other_version(path: Path, text: str) -> None:
+    """Raise UsageError for the profile of another edgemed, whose fields may mean something else."""
+    ours = HardwareProfile.model_fields["schema_version"].default
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return  # the record's own check says where
+    theirs = content.get("schema_version", ours) if isinstance(content, dict) else ours
+    if theirs != ours:
+        raise UsageError(
+            f"{path} was written by another version of edgemed (schema {theirs}; this one reads {ours}).",
+            next_step=f"measure it again: edgemed profile --save {path}",
+        )
+
+
+def speed_holds(profile: HardwareProfile, hardware_id: str, engine: str, *, at_most_days: float | None = None) -> bool:
+    """Whether the profile's speed figures are those of this machine and this engine, and not older than wanted."""
+    if not isinstance(profile.speed, EngineSpeed) or profile.speed.engine != engine:
+        return False
+    if profile.hardware_id() != hardware_id:
+        return False
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(profile.created)
+    return at_most_days is None or age <= datetime.timedelta(days=at_most_days)

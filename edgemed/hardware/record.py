@@ -107,7 +107,22 @@ class FormatSpeed(Record):
     compute_64: MaybeFigure
     """Operations per second (a multiplication and an addition are two) while reading 64 tokens of a prompt."""
     compute_512: MaybeFigure
-    """The same with 512 tokens, in chunks of the usual n_ubatch."""
+    """The same with 512 tokens, in steps of `chunk` tokens."""
+    chunk: int = 128
+    """Tokens of one step of `compute_512`: the usual n_ubatch of the device."""
+
+
+class AttentionSpeed(Record):
+    """What attention costs on one device with keys and values of one type."""
+
+    kv_type: str
+    """As in EngineConfig: "f16", "q8_0"."""
+    read: MaybeFigure
+    """Bytes of keys and values per second while decoding, where every head has its own: the most that was seen."""
+    decode: MaybeFigure
+    """Operations per second while decoding, where several query heads share keys and values."""
+    prefill: MaybeFigure
+    """Operations per second while reading a prompt."""
 
 
 class DeviceSpeed(Record):
@@ -124,6 +139,10 @@ class DeviceSpeed(Record):
     """Bytes of f16 keys and values per second that attention reads while decoding, at a depth of 4096."""
     attention_compute: MaybeFigure
     """Operations per second of attention over earlier tokens while reading a prompt."""
+    attention: tuple[AttentionSpeed, ...] = ()
+    """The same by type of keys and values, and for heads that share them; the two above are f16's."""
+    vocabulary_overhead: MaybeFigure = NotAvailable(reason="not measured")
+    """Seconds for each decoding step and word of the vocabulary beside the head's weights: logits are copied."""
     energy: MaybeFigure
     """Joules per token while decoding the q8_0 model of the measurement, above or with idling as its note says."""
     sustained: MaybeFigure

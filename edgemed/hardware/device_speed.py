@@ -1,0 +1,287 @@
+"""Measures how fast the engine is on one device: weights by format, overheads, attention.
+
+A decoding step takes: token overhead + layers * layer overhead + bytes of weights / read speed of their format +
+attention over what was written before. Each part is measured where it stands out: overheads on models of next to no
+weights and two depths, weights on models that leave the caches, attention deep in the context. Prompts go through the
+same parts with operations in the place of bytes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgemed.core.records import MaybeFigure, NotAvailable
+from edgemed.engines.base import EngineConfig, KvType
+from edgemed.engines.stopwatch import Loaded, Measurement, Timed
+from edgemed.hardware.energy import EnergyMeter
+from edgemed.hardware.record import AttentionSpeed, FormatSpeed, value_of
+from edgemed.hardware.synthetic_model import SyntheticShape, synthetic_bytes
+from edgemed.hardware.work import (
+    attention_operations,
+    is_head,
+    kv_bytes_read,
+    matrices,
+    operations,
+    prompt_steps,
+    rows_of,
+)
+from edgemed.hardware.workshop import Run, Workshop
+from edgemed.models.spec import ModelSpec
+
+FORMATS = ("q8_0", "iq4_nl", "q6_k", "q4_k", "f16", "q5_k")
+"""In the order in which they are worth knowing, should the time run out."""
+DEPTH = 4096
+_SHORT_DEPTH = 64
+CHUNK, GPU_CHUNK = 128, 512
+"""Tokens per step of a prompt: the engine's usual n_ubatch on a processor, and what keeps a card busy."""
+_QUICK_SHAPE = SyntheticShape(1, 1536, 6144, 12, 2, 128, 512, tied=True)
+_FULL_SHAPE = SyntheticShape(1, 2048, 8192, 16, 4, 128, 512, tied=True)
+THIN = SyntheticShape(1, 64, 64, 1, 1, 64, 512, tied=True)
+"""Next to no weights: what is left is overhead."""
+_GROUPED = SyntheticShape(1, 256, 256, 8, 2, 128, 512, tied=True, architecture="llama")
+"""Attention and little else; four query heads share keys and values, as in most models."""
+_UNGROUPED = replace(_GROUPED, n_kv_heads=8)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One device as the engine is told to use it."""
+
+    device: str
+    """The engine's name."""
+    on_gpu: bool
+    n_threads: int = 1
+    n_threads_batch: int = 1
+
+    def config(self, path: Path, n_tokens: int, *, n_ubatch: int = CHUNK, kv_type: KvType = "f16") -> EngineConfig:
+        """A model that lies on this device wholly, with a context for `n_tokens`."""
+        return EngineConfig(
+            model_path=path,
+            context_length=n_tokens,
+            n_threads=self.n_threads,
+            n_threads_batch=self.n_threads_batch,
+            n_gpu_layers=999 if self.on_gpu else 0,
+            devices=(self.device,) if self.on_gpu else (),
+            n_ubatch=n_ubatch,
+            kv_type=kv_type,
+        )
+
+    @property
+    def chunk(self) -> int:
+        """Tokens per step while reading long prompts."""
+        return GPU_CHUNK if self.on_gpu else CHUNK
+
+
+@dataclass(frozen=True, slots=True)
+class Overheads:
+    """Seconds that no weight explains."""
+
+    layer: MaybeFigure
+    token: MaybeFigure
+    vocabulary: MaybeFigure
+
+    def step_s(self, spec: ModelSpec) -> float:
+        """Of one step of that model."""
+        words = (value_of(self.vocabulary) or 0.0) * spec.vocab_size
+        return (value_of(self.layer) or 0.0) * spec.n_layers + (value_of(self.token) or 0.0) + words
+
+
+def sized(quick: bool, format_name: str, n_bytes: float) -> SyntheticShape:
+    """A shape whose layers take about `n_bytes` in that format, and at least two layers."""
+    shape = _QUICK_SHAPE if quick else _FULL_SHAPE
+    per_layer = synthetic_bytes(replace(shape, n_layers=2), format_name) - synthetic_bytes(shape, format_name)
+    return replace(shape, n_layers=max(2, round(n_bytes / per_layer)))
+
+
+def measure_overheads(shop: Workshop, target: Target, *, quick: bool) -> Overheads:
+    """From two or three models of next to no weights. Takes one or two seconds."""
+    shallow = _steps(shop, target, replace(THIN, n_layers=2))
+    if isinstance(shallow, NotAvailable):
+        return Overheads(shallow, shallow, shallow)
+    deep = _steps(shop, target, replace(THIN, n_layers=26))
+    layer = _difference(shop, deep, shallow, 24, "s", "from models of 2 and 26 thin layers")
+    in_layers = 2 * (value_of(layer) or 0.0)
+    token = shop.figure([max(0.0, step - in_layers) for step in shallow], "s", "2 thin layers taken off")
+    if quick:
+        return Overheads(layer, token, NotAvailable(reason="not measured in a quick profile"))
+    wordy = _steps(shop, target, replace(THIN, n_layers=2, vocab_size=65536))
+    words = _difference(shop, wordy, shallow, 65536 - 512, "s", "from vocabularies of 512 and 65536 words")
+    return Overheads(layer, token, words)
+
+
+def _steps(shop: Workshop, target: Target, shape: SyntheticShape) -> list[float] | NotAvailable:
+    with shop.model(shape, "q8_0") as (path, _):
+        found = shop.time(target.config(path, 256), [Measurement(prompt_tokens=1, answer_tokens=16, repetitions=5)])
+    return found if isinstance(found, NotAvailable) else list(found[0].step_s)
+
+
+def _difference(
+    shop: Workshop, more: list[float] | NotAvailable, less: list[float], count: int, unit: str, note: str
+) -> MaybeFigure:
+    if isinstance(more, NotAvailable):
+        return more
+    base = statistics.median(less)
+    return shop.figure([max(0.0, step - base) / count for step in more], unit, note)
+
+
+def measure_attention(shop: Workshop, target: Target, kv_type: KvType, *, quick: bool) -> AttentionSpeed:
+    """What attention over 4096 tokens costs. Takes one to ten seconds: the tokens before have to be read first."""
+    grouped = _attention_seconds(shop, target, _GROUPED, kv_type)
+    if isinstance(grouped, NotAvailable):
+        return AttentionSpeed(kv_type=kv_type, read=grouped, decode=grouped, prefill=grouped)
+    spec, steps, prompts = grouped
+    work = 4.0 * spec.n_heads * spec.head_dim * DEPTH
+    decode = shop.figure([work / step for step in steps], "op/s", f"4 query heads share keys and values, depth {DEPTH}")
+    more = attention_operations(spec, 64, DEPTH) - attention_operations(spec, 64, _SHORT_DEPTH)
+    prefill = shop.figure([more / seconds for seconds in prompts], "op/s", f"64 tokens at a depth of {DEPTH}")
+    n_bytes = kv_bytes_read(spec, kv_type, DEPTH)
+    note = f"4 query heads share keys and values, depth {DEPTH}; more where they do not"
+    if not quick and shop.seconds_left() > 0:
+        alone = _attention_seconds(shop, target, _UNGROUPED, kv_type)
+        if not isinstance(alone, NotAvailable):
+            n_bytes, steps = kv_bytes_read(alone[0], kv_type, DEPTH), alone[1]
+            note = f"every query head has its own, depth {DEPTH}"
+    read = shop.figure([n_bytes / step for step in steps], "B/s", note)
+    return AttentionSpeed(kv_type=kv_type, read=read, decode=decode, prefill=prefill)
+
+
+def _attention_seconds(
+    shop: Workshop, target: Target, shape: SyntheticShape, kv_type: KvType
+) -> tuple[ModelSpec, list[float], list[float]] | NotAvailable:
+    """Seconds by which a step and 64 tokens of a prompt take longer, for one layer and 4096 cells."""
+    wanted = [
+        Measurement(prompt_tokens=64, answer_tokens=6, depth=depth, repetitions=4, at_most_s=4.0)
+        for depth in (_SHORT_DEPTH, DEPTH)
+    ]
+    with shop.model(shape, "q8_0") as (path, spec):
+        config = target.config(path, DEPTH + 256, n_ubatch=target.chunk, kv_type=kv_type)
+        found = shop.time(config, wanted)
+    if isinstance(found, NotAvailable):
+        return found
+    near, far = found
+    share = DEPTH / (DEPTH - _SHORT_DEPTH)
+    steps = [(step - min(near.step_s)) * share / spec.n_layers for step in far.step_s]
+    prompts = [(seconds - min(near.prompt_s)) / spec.n_layers for seconds in far.prompt_s]
+    if min(*steps, *prompts) <= 0:
+        return NotAvailable(reason="deep in the context nothing took longer: the measurement was disturbed")
+    return spec, steps, prompts
+
+
+@dataclass(frozen=True, slots=True)
+class FormatWish:
+    """How a format is to be measured."""
+
+    quick: bool
+    n_bytes: float
+    """Of its model."""
+    meter: EnergyMeter | NotAvailable | None = None
+    """Counts the joules of decoding, where wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormatResult:
+    """One format on one device, and what else its model told."""
+
+    speed: FormatSpeed
+    energy: MaybeFigure
+
+
+def measure_format(
+    shop: Workshop, target: Target, name: str, overheads: Overheads, attention: float, wish: FormatWish
+) -> FormatResult:
+    """Weights of one format. `attention` is operations per second while reading prompts; 0 where it is not known."""
+    shape = sized(wish.quick, name, min(wish.n_bytes, shop.most_bytes))
+    # Quick reads one step's worth: as many operations each as 512 tokens in such steps.
+    long = min(512, target.chunk) if wish.quick else 512
+    few = 1 if wish.quick else 3
+    decode = Measurement(prompt_tokens=1, answer_tokens=6, repetitions=4 * few, at_most_s=0.4 * few)
+    prompts = [
+        Measurement(prompt_tokens=64, repetitions=2 * few, at_most_s=0.4 * few),
+        Measurement(prompt_tokens=long, repetitions=few, at_most_s=0.6 * few),
+    ]
+    with shop.model(shape, name) as (path, spec):
+        config = target.config(path, 1024, n_ubatch=target.chunk)
+        found = shop.time(config, [decode, *prompts])
+        energy = _energy(shop, config, wish.meter) if wish.meter else NotAvailable(reason="not measured")
+    if isinstance(found, NotAvailable):
+        speed = FormatSpeed(format=name, read=found, compute_64=found, compute_512=found, chunk=target.chunk)
+        return FormatResult(speed, found)
+    fit = _Fit(shop, spec, overheads, attention, target.chunk)
+    read = fit.read(found[0])
+    speed = FormatSpeed(
+        format=name,
+        read=read,
+        compute_64=fit.compute(found[1], 64, value_of(read)),
+        compute_512=fit.compute(found[2], long, value_of(read)),
+        chunk=target.chunk,
+    )
+    return FormatResult(speed, energy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Takes from measured seconds what the weights do not explain."""
+
+    shop: Workshop
+    spec: ModelSpec
+    overheads: Overheads
+    attention: float
+    chunk: int
+
+    def read(self, timed: Timed) -> MaybeFigure:
+        """Bytes of weights per second in decoding steps."""
+        fixed = self.overheads.step_s(self.spec)
+        n_bytes = sum(tensor.n_bytes for tensor in matrices(self.spec))
+        rest = [step - fixed for step in timed.step_s]
+        if min(rest) <= 0:
+            return NotAvailable(reason="the overheads took longer than the step: the measurement was disturbed")
+        return self.shop.figure([n_bytes / seconds for seconds in rest], "B/s", f"{n_bytes / 1e6:.0f} MB of weights")
+
+    def compute(self, timed: Timed, n_tokens: int, read: float | None) -> MaybeFigure:
+        """Operations per second of matrices that multiply a whole step's rows."""
+        fixed, work = 0.0, 0.0
+        for size, before, outputs in prompt_steps(n_tokens, self.chunk):
+            fixed += self.overheads.step_s(self.spec)
+            if self.attention:
+                fixed += self.spec.n_layers * attention_operations(self.spec, size, before) / self.attention
+            for tensor in matrices(self.spec):
+                rows = rows_of(tensor, self.spec, size, outputs)
+                if rows == 1 and read:
+                    fixed += tensor.n_bytes / read
+                elif rows > 1 and not is_head(tensor):
+                    work += operations(tensor, rows)
+        rest = [seconds - fixed for seconds in timed.prompt_s]
+        if min(rest) <= 0:
+            return NotAvailable(reason="the overheads took longer than the prompt: the measurement was disturbed")
+        note = f"{n_tokens} tokens in steps of {min(n_tokens, self.chunk)}"
+        return self.shop.figure([work / seconds for seconds in rest], "op/s", note)
+
+
+def _energy(shop: Workshop, config: EngineConfig, meter: EnergyMeter | NotAvailable) -> MaybeFigure:
+    """Joules per token while decoding; counters move once a millisecond, so a second is decoded."""
+    if isinstance(meter, NotAvailable):
+        return meter
+
+    def decode(run: Run, _: Loaded) -> list[float]:
+        run(Measurement(prompt_tokens=1, answer_tokens=4, repetitions=1))  # what loading started has ended
+        spent = []
+        for _half in range(2):
+            before = meter.read()
+            timed = run(Measurement(prompt_tokens=1, answer_tokens=63, repetitions=8, at_most_s=0.5))
+            spent.append((meter.read() - before) / (64 * len(timed.step_s)))
+        return spent
+
+    spent = shop.use(config, decode)
+    if isinstance(spent, NotAvailable):
+        return spent
+    if min(spent) <= 0:
+        return NotAvailable(reason=f"the counter ({meter.source}) did not rise")
+    return shop.figure(spent, "J", meter.source)
+
+
+def prefill_attention(attention: Sequence[AttentionSpeed]) -> float:
+    """Operations per second of f16 attention while reading prompts; 0 where it is not known."""
+    return next((value_of(one.prefill) or 0.0 for one in attention if one.kv_type == "f16"), 0.0)

@@ -1,0 +1,327 @@
+"""Measures how fast the installed engine is on this machine, on models made for the purpose.
+
+Nothing is taken from data sheets: what a format costs depends on the engine's kernels, the compiler that built them,
+the memory and the heat of the day. Each figure is the median of its repetitions; where they differ by more than
+`NOISY_SPREAD` in the middle of all figures, or other programs keep the cores busy, the whole record says `noisy`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from edgemed.core.progress import Progress, SilentProgress, Task
+from edgemed.core.records import Figure, MaybeFigure, NotAvailable
+from edgemed.core.units import MIB, format_bytes
+from edgemed.engines.base import KvType
+from edgemed.engines.pinned import ENGINE_PACKAGE, ENGINE_VERSION
+from edgemed.engines.stopwatch import Loaded, Measurement
+from edgemed.hardware.cpu import read_cpu
+from edgemed.hardware.device_speed import (
+    FORMATS,
+    FormatWish,
+    Target,
+    measure_attention,
+    measure_format,
+    measure_overheads,
+    prefill_attention,
+    sized,
+)
+from edgemed.hardware.energy import cpu_meter, gpu_meter
+from edgemed.hardware.engine_devices import ask_engine
+from edgemed.hardware.link import measure_link
+from edgemed.hardware.memory import last_cache_bytes
+from edgemed.hardware.power import read_load
+from edgemed.hardware.record import (
+    AttentionSpeed,
+    CpuProfile,
+    DeviceSpeed,
+    EngineProfile,
+    EngineSpeed,
+    FormatSpeed,
+    Link,
+    MaybeEngine,
+    MaybeSpeed,
+    ThreadSpeed,
+    value_of,
+)
+from edgemed.hardware.workshop import NoRoom, Run, Workshop, open_workshop
+
+NOISY_SPREAD = 0.15
+"""Repetitions of a quiet machine differ by a few percent."""
+_QUICK_S, _FULL_S = 12.0, 130.0
+"""For everything here; memory and disk are measured besides."""
+_QUICK_CACHES, _FULL_CACHES = 3, 6
+"""A model takes so many times the last cache."""
+_MOST_MODEL_BYTES = 512 * MIB
+_LEAST_MODEL_BYTES = 96 * MIB
+_SUSTAINED_S = 60.0
+_ALIKE = 0.03
+"""Of thread counts whose speeds differ by less, the smallest is taken: it leaves cores to others."""
+_MOST_SWEPT = 8
+
+
+def measure_speed(
+    progress: Progress | None = None,
+    *,
+    quick: bool = False,
+    sustained: bool = False,
+    engine: MaybeEngine | None = None,
+    load: MaybeFigure | None = None,
+    at_most_s: float | None = None,
+) -> MaybeSpeed:
+    """How fast the engine is on each of its devices, or why that could not be measured.
+
+    Quick takes about ten seconds, the longer form two minutes, `sustained` a minute more. What there was no time for is
+    NotAvailable and says so. `engine` and `load` are what was read of them before, where it was. Models of
+    some hundred MiB lie in a temporary folder meanwhile.
+    """
+    busy = load or read_load()  # before anything here raises it
+    found = engine or ask_engine()
+    if isinstance(found, NotAvailable):
+        return NotAvailable(reason=found.reason)
+    caches = _QUICK_CACHES if quick else _FULL_CACHES
+    wanted = min(_MOST_MODEL_BYTES, max(caches * last_cache_bytes(), _LEAST_MODEL_BYTES))
+    limit = at_most_s or (_QUICK_S if quick else _FULL_S)
+    try:
+        with open_workshop(wanted, limit) as shop:
+            session = _Session(shop, found, read_cpu(), progress or SilentProgress(), quick)
+            return session.measure(busy, sustained=sustained)
+    except (NoRoom, OSError) as error:
+        return NotAvailable(reason=f"the engine's speed could not be measured: {error}")
+
+
+@dataclass(slots=True)
+class _Session:
+    """One measurement from its beginning to its end."""
+
+    shop: Workshop
+    engine: EngineProfile
+    cpu: CpuProfile
+    progress: Progress
+    quick: bool
+    _task: Task | None = field(default=None)
+
+    def measure(self, load: MaybeFigure, *, sustained: bool) -> EngineSpeed:
+        gpus = [device.name for device in self.engine.devices if device.kind in ("gpu", "integrated-gpu")]
+        steps = 1 + (1 + len(gpus)) * (2 + len(FORMATS)) + len(gpus)
+        with self.progress.task("Measuring the engine", steps) as task:
+            self._task = task
+            threads, decode, batch = self._threads()
+            targets = [Target("CPU", False, decode, batch), *(Target(name, True, decode, batch) for name in gpus)]
+            devices = [self._device(target) for target in targets]
+            links = [self._link(target) for target in targets[1:]]
+        if sustained:
+            devices = [
+                device.model_copy(update={"sustained": self._sustained(target)})
+                for device, target in zip(devices, targets, strict=True)
+            ]
+        note = noise_note(self.shop.spreads, load, int(value_of(self.cpu.usable_cores) or 1))
+        return EngineSpeed(
+            engine=self.engine.name,
+            n_threads=decode,
+            n_threads_batch=batch,
+            threads=threads,
+            devices=tuple(devices),
+            links=tuple(links),
+            load_average=load,
+            noisy=bool(note),
+            noise_note=note,
+        )
+
+    @contextmanager
+    def _step(self, text: str) -> Iterator[bool]:
+        """One step of the bar; False when there is no time left for it."""
+        assert self._task is not None
+        self._task.describe(text)
+        yield self.shop.seconds_left() > 0
+        self._task.advance(1)
+
+    def _threads(self) -> tuple[tuple[ThreadSpeed, ...], int, int]:
+        """Every usual number of threads, and which is best for decoding and for prompts."""
+        counts = thread_counts(int(value_of(self.cpu.usable_cores) or 1), int(value_of(self.cpu.physical_cores) or 0))
+        rounds = 2 if self.quick else 4
+        shape = sized(self.quick, "q8_0", self._model_bytes())
+        with self._step("threads"), self.shop.model(shape, "q8_0") as (path, _):
+
+            def sweep(run: Run, _: Loaded) -> list[ThreadSpeed]:
+                return [self._thread_speed(run, count, rounds) for count in counts]
+
+            target = Target("CPU", False, max(counts), max(counts))
+            found = self.shop.use(target.config(path, 256), sweep)
+        if isinstance(found, NotAvailable):
+            return (), max(1, int(value_of(self.cpu.physical_cores) or 1)), max(counts)
+        best = best_count([(one.n_threads, value_of(one.decode) or 0) for one in found])
+        batch = best_count([(one.n_threads, value_of(one.prefill) or 0) for one in found])
+        return tuple(found), best, batch
+
+    def _thread_speed(self, run: Run, count: int, rounds: int) -> ThreadSpeed:
+        timed = run(
+            Measurement(
+                prompt_tokens=64,
+                answer_tokens=6,
+                n_threads=count,
+                n_threads_batch=count,
+                repetitions=rounds,
+                at_most_s=4.0 / rounds,
+            )
+        )
+        return ThreadSpeed(
+            n_threads=count,
+            decode=self.shop.figure([1 / seconds for seconds in timed.step_s], "tokens/s"),
+            prefill=self.shop.figure([64 / seconds for seconds in timed.prompt_s], "tokens/s", "64 tokens"),
+        )
+
+    def _device(self, target: Target) -> DeviceSpeed:
+        with self._step(f"{target.device}: overheads"):
+            overheads = measure_overheads(self.shop, target, quick=self.quick)
+        with self._step(f"{target.device}: attention"):
+            attention = self._attention(target)
+        f16 = attention[0]
+        meter = gpu_meter(target.device) if target.on_gpu else cpu_meter()
+        results = []
+        energy: MaybeFigure = NotAvailable(reason="not measured")
+        for name in FORMATS:
+            with self._step(f"{target.device}: {name}") as in_time:
+                if not in_time:
+                    results.append(_not_measured(name))
+                    continue
+                wish = FormatWish(self.quick, self._model_bytes(), meter if name == "q8_0" else None)
+                result = measure_format(self.shop, target, name, overheads, prefill_attention(attention), wish)
+                results.append(result.speed)
+                energy = result.energy if name == "q8_0" else energy
+        return DeviceSpeed(
+            device=target.device,
+            formats=tuple(results),
+            layer_overhead=overheads.layer,
+            token_overhead=overheads.token,
+            vocabulary_overhead=overheads.vocabulary,
+            kv_read=f16.read,
+            attention_compute=f16.prefill,
+            attention=attention,
+            energy=energy,
+            sustained=NotAvailable(reason="not measured: edgemed profile --sustained"),
+        )
+
+    def _attention(self, target: Target) -> tuple[AttentionSpeed, ...]:
+        types: tuple[KvType, ...] = ("f16",) if self.quick else ("f16", "q8_0")
+        return tuple(measure_attention(self.shop, target, kv_type, quick=self.quick) for kv_type in types)
+
+    def _link(self, target: Target) -> Link:
+        with self._step(f"{target.device}: copies and changes of side"):
+            return measure_link(self.shop, target)
+
+    def _sustained(self, target: Target) -> MaybeFigure:
+        """The last part's speed as a share of the first's, in a minute of decoding."""
+        slices = 12
+        shape = sized(self.quick, "q8_0", self._model_bytes())
+        title = f"A minute of load on {target.device}"
+        with self.shop.model(shape, "q8_0") as (path, _), self.progress.task(title, slices) as task:
+
+            def load(run: Run, _: Loaded) -> list[float]:
+                steps = []
+                for _part in range(slices):
+                    seconds = _SUSTAINED_S / slices
+                    timed = run(Measurement(prompt_tokens=64, answer_tokens=32, repetitions=10_000, at_most_s=seconds))
+                    steps.append(timed.step_median_s())
+                    task.advance(1)
+                return steps
+
+            self.shop.ends_at += _SUSTAINED_S
+            found = self.shop.use(target.config(path, 256), load)
+        return found if isinstance(found, NotAvailable) else sustained_share(found)
+
+    def _model_bytes(self) -> float:
+        return float(self.shop.most_bytes)
+
+
+def sustained_share(steps: Sequence[float]) -> MaybeFigure:
+    """Late speed over first speed, from the median step of twelve parts of the load."""
+    late = [steps[0] / step for step in steps[-3:]]
+    return Figure(
+        value=statistics.median(late),
+        unit="",
+        basis="measured",
+        low=min(late),
+        high=max(late),
+        note=f"decoding, the last quarter of {_SUSTAINED_S:.0f} s against the first {_SUSTAINED_S / len(steps):.0f} s",
+    )
+
+
+def thread_counts(usable: int, physical: int) -> list[int]:
+    """Numbers of threads worth trying: every one on small machines, else a spread with the cores among them."""
+    every = range(1, usable + 1)
+    if usable <= _MOST_SWEPT:
+        return list(every)
+    even = {max(1, round(usable * part / (_MOST_SWEPT - 2))) for part in range(1, _MOST_SWEPT - 1)}
+    return sorted(even | {1, usable} | ({physical} & set(every)))
+
+
+def best_count(speeds: Sequence[tuple[int, float]]) -> int:
+    """The smallest number of threads that is as good as the fastest."""
+    fastest = max(speed for _, speed in speeds)
+    return min(count for count, speed in speeds if speed >= (1 - _ALIKE) * fastest)
+
+
+def noise_note(spreads: Sequence[float], load: MaybeFigure, cores: int) -> str:
+    """Why the figures are not to be trusted; empty for a quiet machine."""
+    notes = []
+    middle = statistics.median(spreads) if spreads else 0.0
+    if middle > NOISY_SPREAD:
+        notes.append(f"repetitions of half the figures differ by more than {middle:.0%} (quiet: {NOISY_SPREAD:.0%})")
+    busy = value_of(load)
+    if busy is not None and busy > cores / 2:
+        notes.append(f"other programs kept the machine busy (load {busy:g} on {cores} cores)")
+    return "; ".join(notes)
+
+
+def _not_measured(name: str) -> FormatSpeed:
+    late = NotAvailable(reason="not measured: the time for measuring was over")
+    return FormatSpeed(format=name, read=late, compute_64=late, compute_512=late)
+
+
+def speed_warnings(speed: MaybeSpeed, engine: MaybeEngine, cpu: CpuProfile) -> tuple[str, ...]:
+    """What the engine's build leaves unused, with the command that mends it."""
+    if not isinstance(engine, EngineProfile):
+        return ()
+    faults = list(_missing_instructions(engine.features, cpu.isa))
+    if isinstance(speed, EngineSpeed) and not speed.noisy:
+        faults += _slow_formats(speed)
+    return tuple(f"{fault} To mend it: {rebuild_command()}" for fault in faults)
+
+
+_KERNELS = (("avx2", "AVX2"), ("fma", "FMA"), ("f16c", "F16C"), ("asimddp", "DOTPROD"))
+"""The kernel's word for an extension, and the engine's own word for having been built with it."""
+
+
+def _missing_instructions(features: str, isa: Sequence[str]) -> Iterator[str]:
+    words = features.replace(" ", "")
+    if "CPU:" not in words:  # a build whose CPU part is loaded later says nothing of it
+        return
+    missing = [name for flag, name in _KERNELS if flag in isa and f"{name}=1" not in words]
+    if missing:
+        names = ", ".join(missing)
+        yield f"The engine was built without {names}, which this processor has: it may be several times slower."
+
+
+def _slow_formats(speed: EngineSpeed) -> Iterator[str]:
+    """Four bits a weight that take longer than eight do: kernels that are not there."""
+    for device in speed.devices:
+        reads = {one.format: value_of(one.read) for one in device.formats}
+        eight = reads.get("q8_0")
+        for name in ("iq4_nl", "q4_k"):
+            four = reads.get(name)
+            if eight and four and four / 4.5 < eight / 8.5:
+                yield (
+                    f"{name} decodes slower than q8_0 on {device.device} ({format_bytes(four)}/s of half the bytes "
+                    f"against {format_bytes(eight)}/s): the engine was built without fast kernels for it."
+                )
+
+
+def rebuild_command() -> str:
+    """The command line that builds the engine anew for this very processor."""
+    options = f"--force-reinstall --no-deps --no-cache-dir --no-binary {ENGINE_PACKAGE}"
+    return f"{sys.executable} -m pip install {options} {ENGINE_PACKAGE}=={ENGINE_VERSION}"
