@@ -39,7 +39,6 @@ THEIRS: dict[str, dict[str, Any]] = {
     "gptqmodel mixed, its defaults": {"dynamic": {"+:.*self_attn.*": {"bits": 8}}},
     "gptqmodel mixed": {"dynamic": ATTENTION_8, **STATIC},
     "gptqmodel mixed, searched": {"dynamic": ATTENTION_8, **SEARCHED},
-    "gptqmodel mixed, gptaq": {"dynamic": ATTENTION_8, **STATIC, "gptaq": 0.25},
     "gptqmodel 4 bits": STATIC,
     "gptqmodel 4 bits, searched": SEARCHED,
 }
@@ -223,13 +222,10 @@ def round_theirs(checkpoint: Path, method: str, ids: Path, output: Path) -> None
     """In gptqmodel's environment: quantize, write the checkpoint beside `output`, and its weights into `output`."""
     import torch
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
-    from gptqmodel.quantization.config import GPTAQConfig
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     settings: dict[str, Any] = {"bits": 4, "group_size": GROUP, **THEIRS[method]}
-    if "gptaq" in settings:
-        settings["gptaq"] = GPTAQConfig(alpha=settings["gptaq"])
     libraries = peak_bytes()
     began, before = time.perf_counter(), cpu_seconds()
     config = QuantizeConfig(**settings, device="cpu", offload_to_disk=False)
