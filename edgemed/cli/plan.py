@@ -12,6 +12,7 @@ from edgemed.cli.options import Json, Verbose
 from edgemed.core.units import format_bytes, parse_size
 
 if TYPE_CHECKING:
+    from edgemed.core.records import Figure
     from edgemed.hardware.record import HardwareProfile
     from edgemed.plan.record import Plan
 
@@ -28,6 +29,15 @@ def plan(
             metavar="NAME|FILE", help="Plan for a machine of `edgemed profile --list`, or of this saved profile."
         ),
     ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a question with its instructions.")] = 512,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 192,
+    trial: Annotated[
+        bool | None,
+        typer.Option("--trial/--no-trial", help="Time the ways to run it. Default: where --profile is not given."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what limits this machine and what would help.")
+    ] = False,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this file.")] = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -35,6 +45,7 @@ def plan(
     """Place a model on this machine: memory, context, slots, threads, layers on the GPU."""
     from edgemed.cli.models import resolve_model
     from edgemed.plan.make import PlanRequest, make_plan
+    from edgemed.plan.record import Workload
     from edgemed.plan.store import save_plan
 
     console = Console(json_mode=json, verbose=verbose)
@@ -43,10 +54,18 @@ def plan(
         n_slots=slots,
         max_ram_bytes=None if max_ram is None else parse_size(max_ram),
         max_vram_bytes=None if max_vram is None else parse_size(max_vram),
+        workload=Workload(prompt_tokens=prompt_tokens, answer_tokens=answer_tokens),
     )
-    found = make_plan(resolve_model(model), _machine(profile, console), request, console)
+    timed = profile is None if trial is None else trial
+    machine = _machine(profile, console)
+    found = make_plan(resolve_model(model), machine, request, console, trial=timed)
     console.record(found)
     console.table(f"{found.model.path.name} on this machine" if profile is None else "The plan", rows_of(found))
+    console.table("What was looked at", candidate_rows(found))
+    if explain:
+        from edgemed.plan.advice import advise, sentences
+
+        console.table("What limits it, and what would help", sentences(advise(found, machine, request)))
     for note in found.notes:
         console.note(note)
     if save is not None:
@@ -84,10 +103,41 @@ def rows_of(found: Plan) -> list[tuple[str, str]]:
         reserve = f"{format_bytes(budget.free_bytes)} free, {format_bytes(budget.reserve_bytes)} kept for the system"
         rows.append((f"{budget.place}: in all", f"{total} ({reserve})"))
     rows.append(("basis", found.memory_note))
+    if found.ttft_ms.available and found.tokens_per_s.available:
+        rows.append(("first token", f"{_spread(found.ttft_ms)} after {found.workload.prompt_tokens} tokens of prompt"))
+        rows.append(("then", _spread(found.tokens_per_s)))
     if found.reduced:
         rows.append(("note", "smaller than usual, because memory is short; see candidates with --json"))
     rows.append(("llama.cpp command", found.engine_command))
     return rows
 
 
-_WORDS = {"weights": "weights", "kv_cache": "KV cache", "compute": "compute", "logits": "logits", "process": "process"}
+def _spread(figure: Figure) -> str:
+    between = f" ({figure.low:.3g} to {figure.high:.3g})" if figure.low is not None and figure.high is not None else ""
+    return f"{figure.value:.3g} {figure.unit}{between}"
+
+
+def candidate_rows(found: Plan) -> list[tuple[str, str]]:
+    """Every way that was looked at: how long it takes, and why it was chosen or lost."""
+    from edgemed.plan.record import OFFERS_LESS
+
+    rows = []
+    for candidate in found.candidates:
+        if candidate.why == OFFERS_LESS:
+            continue
+        measured = candidate.measured_s
+        seconds = f"{measured.value:7.2f} s a question; " if measured.available else ""
+        rows.append((("* " if candidate.chosen else "  ") + candidate.name, f"{seconds}{candidate.why}"))
+    return rows
+
+
+_WORDS = {
+    "weights": "weights",
+    "kv_cache": "KV cache",
+    "compute": "compute",
+    "logits": "logits",
+    "embedding": "embeddings",
+    "adapters": "adapters",
+    "overhead": "driver",
+    "process": "process",
+}

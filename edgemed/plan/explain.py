@@ -13,10 +13,9 @@ from edgemed.engines.memory_breakdown import RAM
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.memory import Estimate, estimate_memory, formula_sizes
 
-_SMALLER_TYPES = (("q8_0", 8.5), ("q6_k", 6.5625), ("q4_k_m", 4.85), ("iq4_nl", 4.5))
-"""Bits per weight, largest first: block sizes of ggml-common.h; q4_k_m mixes q4_k and q6_k, about 4.85."""
-_EXPORTED_NOW = frozenset({"q8_0"})
-"""What `edgemed export` writes today; the others are named with their size only."""
+SMALLER_TYPES = (("q8_0", 8.5), ("nf4-int8", 5.0), ("q4_k_m", 4.85), ("iq4_nl", 4.5), ("q2_k", 3.0))
+"""Recipes of `edgemed export` and their bits per weight, largest first: block sizes of ggml-common.h; the mixed ones
+about, because it depends on the shares of attention and embedding."""
 
 
 def recipe_of(spec: ModelSpec) -> str:
@@ -79,19 +78,27 @@ def _last_ways(spec: ModelSpec, least: Estimate, offered: int, by_user: bool) ->
 
 
 def _smaller_requests(spec: ModelSpec, wish: Estimate, offered: int) -> list[str]:
-    """The most slots, else the most context, with which the same file would fit."""
+    """The most slots, and the most context, with which the same file would fit; less of both where that is needed."""
     config = wish.config
     fewer = [config.model_copy(update={"n_slots": slots}) for slots in range(config.n_slots - 1, 0, -1)]
     contexts = [size for size in (8192, 4096, 2048, 1024, 512, 256) if size < config.context_length]
-    shorter = [config.model_copy(update={"n_slots": 1, "context_length": size}) for size in contexts]
-    for found in estimate_memory(spec, [*fewer, *shorter]):
-        size, smaller = found.bytes_in(RAM), found.config
-        if size > offered:
-            continue
-        if smaller.context_length == config.context_length:
-            return [f"fewer slots: --slots {smaller.n_slots} needs {format_bytes(size)}"]
-        return [f"a smaller context: --slots 1 --context {smaller.context_length} needs {format_bytes(size)}"]
-    return []
+    shorter = [config.model_copy(update={"context_length": size}) for size in contexts]
+    ways = []
+    if found := _first_that_fits(spec, fewer, offered):
+        ways.append(f"fewer slots: --slots {found.config.n_slots} needs {format_bytes(found.bytes_in(RAM))}")
+    if found := _first_that_fits(spec, shorter, offered):
+        ways.append(
+            f"a smaller context: --context {found.config.context_length} needs {format_bytes(found.bytes_in(RAM))}"
+        )
+    both = [smaller.model_copy(update={"n_slots": 1}) for smaller in shorter]
+    if not ways and config.n_slots > 1 and (found := _first_that_fits(spec, both, offered)):
+        size = format_bytes(found.bytes_in(RAM))
+        ways.append(f"a smaller context: --slots 1 --context {found.config.context_length} needs {size}")
+    return ways
+
+
+def _first_that_fits(spec: ModelSpec, configs: Sequence[EngineConfig], offered: int) -> Estimate | None:
+    return next((found for found in estimate_memory(spec, configs) if found.bytes_in(RAM) <= offered), None)
 
 
 def _smaller_types(spec: ModelSpec, wish: Estimate, least: Estimate, offered: int) -> list[str]:
@@ -99,11 +106,11 @@ def _smaller_types(spec: ModelSpec, wish: Estimate, least: Estimate, offered: in
     weights = formula_sizes(spec, wish.config).weights
     for estimate in (wish, least):
         rest = estimate.bytes_in(RAM) - weights
-        for name, bits in _SMALLER_TYPES:
+        for name, bits in SMALLER_TYPES:
             size = round(spec.n_parameters * bits / 8)
             if size < weights and size + rest <= offered:
                 config = estimate.config
                 with_it = f" with {config.n_slots} x {config.context_length} tokens" if estimate is least else ""
-                how = f": edgemed export CHECKPOINT --target gguf --recipe {name}" if name in _EXPORTED_NOW else ""
-                return [f"weights as {name}, about {format_bytes(size + rest)} in all{with_it}{how}"]
+                how = f"edgemed export CHECKPOINT --target gguf --recipe {name}"
+                return [f"weights as {name}, about {format_bytes(size + rest)} in all{with_it}: {how}"]
     return []

@@ -23,7 +23,7 @@ from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.explain import infeasible, recipe_of, server_command
 from edgemed.plan.memory import Estimate, layers_on_gpu
-from edgemed.plan.record import Budget, Candidate, ModelIdentity, Placement, Plan, Workload
+from edgemed.plan.record import OFFERS_LESS, Budget, Candidate, ModelIdentity, Placement, Plan, Workload
 from edgemed.plan.rivals import find_rivals, needed_by_place, thread_counts
 from edgemed.plan.situation import Case, Offer, PlanRequest, check_request, offers
 from edgemed.plan.trial import NOISE, Outcome, fastest, run_trial
@@ -77,7 +77,7 @@ def make_plan(
         if chosen is None:
             limits = {place: offer.limit_bytes for place, offer in case.offers.items()}
             raise infeasible(spec, model_path, estimates, limits, by_user=limits[RAM] == request.max_ram_bytes)
-        rivals = find_rivals(case, estimates[chosen].config)
+        rivals = find_rivals(case, estimates[chosen].config, alone=_on_the_processor(case, estimates))
         task.advance(1)
     workload = request.workload.within(estimates[chosen].config.context_length)
     looked = [_Looked(_words(found.config), found, _why_not(case, found)) for found in estimates]
@@ -98,6 +98,12 @@ def make_plan(
     return _plan(case, looked, chosen, workload)
 
 
+def _on_the_processor(case: Case, estimates: Sequence[Estimate]) -> EngineConfig | None:
+    """The best that main memory alone can have; None where it cannot hold the model."""
+    found = (estimate for estimate in estimates if estimate.config.n_gpu_layers == 0 and case.fits(estimate))
+    return next((estimate.config for estimate in found), None)
+
+
 def _words(config: EngineConfig) -> str:
     return f"{config.n_slots} x {config.context_length} tokens, {config.kv_type} KV cache"
 
@@ -107,7 +113,7 @@ def _why_not(case: Case, estimate: Estimate) -> str:
     for place in case.offers:
         if (spare := case.spare(estimate, place)) < 0:
             return f"{place} is short by {format_bytes(-spare)}"
-    return "fits, but offers less"
+    return OFFERS_LESS
 
 
 def _why_slower(found: Outcome, outcomes: Sequence[Outcome], winner: int | None, workload: Workload) -> str:

@@ -11,11 +11,16 @@ from edgemed.core.records import MaybeFigure, Record
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.memory_breakdown import RAM
 
-Part = Literal["weights", "kv_cache", "compute", "logits", "process"]
-"""compute: buffers of one step; logits: what a step hands back; process: program, library and vocabulary."""
+Part = Literal["weights", "kv_cache", "compute", "logits", "embedding", "adapters", "overhead", "process"]
+"""compute: buffers of one step; logits: what a step hands back; embedding: the second context that reads texts for
+their embeddings; overhead: a GPU's driver and context; process: program, library, vocabulary and working memory."""
 MemoryBasis = Literal["projected", "computed", "measured", "assumed"]
 """projected: the engine's own allocation, asked without loading; computed: our formula; measured: a process like
 the engine's was looked at; assumed: a figure from experience."""
+
+
+OFFERS_LESS = "fits, but offers less"
+"""Why a candidate lost that nobody needs to read about."""
 
 
 class ModelIdentity(Record):
@@ -36,6 +41,7 @@ class MemoryNeed(Record):
     part: Part
     n_bytes: int
     basis: MemoryBasis
+    note: str = ""
 
 
 class Budget(Record):

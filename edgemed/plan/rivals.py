@@ -39,21 +39,29 @@ class Rival:
         return self.estimate.config
 
 
-def find_rivals(case: Case, shape: EngineConfig, planned: Sequence[EngineConfig] = ()) -> list[Rival]:
+def find_rivals(
+    case: Case,
+    shape: EngineConfig,
+    *,
+    alone: EngineConfig | None = None,
+    planned: Sequence[EngineConfig] = (),
+) -> list[Rival]:
     """Every way worth timing that fits, the plainest first; no configuration stands there twice.
 
-    `shape` gives context, slots, KV cache and threads; `planned` are configurations that a solver proposes. Empty when
-    nothing fits.
+    `shape` gives context, slots, KV cache and threads, `alone` the same for the processor without a GPU (default:
+    `shape`); `planned` are configurations that a solver proposes. Empty when nothing fits.
     """
     found: list[Rival] = []
-    for name, estimate in _ways(case, shape, planned):
+    for name, estimate in _ways(case, shape, alone or shape, planned):
         if case.fits(estimate) and all(estimate.config != rival.config for rival in found):
             found.append(Rival(name, estimate))
     return found
 
 
-def _ways(case: Case, shape: EngineConfig, planned: Sequence[EngineConfig]) -> Iterator[tuple[str, Estimate]]:
-    alone = shape.model_copy(update={"n_gpu_layers": 0})
+def _ways(
+    case: Case, shape: EngineConfig, alone: EngineConfig, planned: Sequence[EngineConfig]
+) -> Iterator[tuple[str, Estimate]]:
+    alone = alone.model_copy(update={"n_gpu_layers": 0})
     larger = alone.model_copy(update={"n_ubatch": LARGER_UBATCH})
     names = ("CPU alone", "CPU alone, larger chunks of the prompt")
     yield from zip(names, estimate_memory(case.spec, [alone, larger], case.gpu), strict=True)

@@ -17,7 +17,10 @@ _LEAST_CONTEXT = 512
 
 
 def choose(case: Case) -> tuple[list[Estimate], int | None]:
-    """Everything that was looked at, best first, and the number of the first that fits."""
+    """Everything that was looked at, best first, and the number of the first that fits.
+
+    With a GPU the first may be of its own: the best use of it, which may have fewer slots than the processor alone.
+    """
     wishes = _wishes(case)
     estimates = estimate_memory(case.spec, wishes, case.gpu)
     fitting = next((index for index, found in enumerate(estimates) if case.fits(found)), None)

@@ -72,8 +72,9 @@ def test_slots_go_before_precision_and_precision_before_context(model: Path) -> 
         (1, 4096, "q8_0"),
         *((1, context, kv_type) for context in (2048, 1024, 512) for kv_type in ("f16", "q8_0")),
     ]
-    for wanted in candidates:
-        free = wanted.needed_bytes[RAM] + 256 * MIB  # the reserve of a machine of 1 GiB
+    for least in candidates:
+        free = least.needed_bytes[RAM] + 256 * MIB  # the reserve of a machine of 1 GiB
+        wanted = next(found for found in candidates if found.needed_bytes[RAM] <= least.needed_bytes[RAM])
         config = make_plan(model, machine(free_ram=free, total_ram=GIB)).engine_config
         chosen = (config.n_slots, config.context_length, config.kv_type)
         assert chosen == (wanted.config.n_slots, wanted.config.context_length, wanted.config.kv_type)
@@ -98,7 +99,7 @@ def test_plan_is_refused_when_kv_cache_does_not_fit(model: Path) -> None:
     needed, gap = (int(number.replace(",", "")) for number in re.findall(r"([\d,]{9,}) bytes", refused.value.what))
     assert needed == pytest.approx(wish, abs=MIB)  # the process is measured, and differs by some pages
     assert gap == needed - limit
-    assert "--slots 1 --context 8192 needs" in refused.value.next_step
+    assert "a smaller context: --context 4096 needs" in refused.value.next_step
 
 
 def test_fewer_slots_are_offered_when_they_are_enough(model: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_smaller_type_is_offered_when_the_weights_are_too_large(model: Path) -
 def test_a_hopeless_machine_learns_how_large_a_model_may_be(model: Path) -> None:
     spec = spec_from_gguf(check_gguf(model))
     needed = make_plan(model, machine(), PlanRequest(context_length=512, n_slots=1)).needed_bytes(RAM)
-    free = needed - spec.weight_bytes + MIB + 256 * MIB  # room for all but the weights, above the reserve
+    free = needed - spec.weight_bytes - 3 * MIB // 2 + 256 * MIB  # room for all but the weights, above the reserve
     words = r"this machine offers .*a smaller model: with 1 x 512 tokens its weights may take [\d.]+ .iB; or close"
     with pytest.raises(PlanInfeasible, match=words):
         make_plan(model, machine(free_ram=free, total_ram=GIB))
