@@ -5,6 +5,8 @@
     engine.fail_next(after_tokens=2)                                # the next request breaks off
     engine = FakeEngine(thought="The child is dry.")                # a reasoning model; embeds=False: no embeddings
     engine.lose_worker(); engine.restore_worker()                   # the process died and came back
+    engine.move_to_rung(1, "memory", context_length=64)             # it was moved to a smaller configuration
+    engine.report_pace(3.0, expected=10.0, slow=True)               # and writes slowly
 
 One thread plays the scheduler, as in the real engine: requests queue for `n_slots`, every running one gets a
 token per step, events arrive from that thread. A word with the blanks before it is one token.
@@ -24,6 +26,7 @@ from typing import Literal
 from edgemed.core.errors import EngineFailed
 from edgemed.core.prompt import PromptPart
 from edgemed.engines.base import (
+    Cause,
     DoneEvent,
     EngineHealth,
     EngineInfo,
@@ -32,6 +35,7 @@ from edgemed.engines.base import (
     FinishReason,
     GenerationRequest,
     OnEvent,
+    Pace,
     TextEvent,
 )
 from edgemed.engines.embedding import embedded_tokens, normalised
@@ -103,6 +107,9 @@ class FakeEngine:
         self._pieces: list[str] = []
         self._state: State = "ready"
         self._restarts = 0
+        self._rung = 0
+        self._cause: Cause | None = None
+        self._pace: Pace | None = None
         self._progress = time.monotonic()
         self._fail_after: deque[int] = deque()
         self.requests: list[GenerationRequest] = []
@@ -177,6 +184,10 @@ class FakeEngine:
                 waiting=len(self._waiting),
                 restarts=self._restarts,
                 seconds_since_progress=None if idle else time.monotonic() - self._progress,
+                rung=self._rung,
+                cause=self._cause,
+                reason=f"ordered: {self._cause}" if self._cause else "",
+                pace=self._pace,
             )
 
     def close(self) -> None:
@@ -226,6 +237,30 @@ class FakeEngine:
     def break_down(self) -> None:
         """The engine cannot be restarted: state "failed", and nothing more is accepted."""
         self._set_state("failed")
+
+    def move_to_rung(self, rung: int, cause: Cause | None, *, context_length: int, n_slots: int = 1) -> None:
+        """The engine runs in another configuration: what ran fails, and what waits and does not fit as well."""
+        self.lose_worker()
+        with self._lock:
+            self._rung, self._cause = rung, cause
+            self.info = self.info.model_copy(update={"context_length": context_length, "n_slots": n_slots})
+            late = [running for running in self._waiting if len(running.request.prompt) >= context_length]
+            for running in late:
+                self._waiting.remove(running)
+                _fail([running], _too_long(running.request, context_length))
+        self.restore_worker()
+
+    def report_pace(self, tokens_per_s: float, *, expected: float | None = None, slow: bool = False) -> None:
+        """What `health` says of its speed from now on."""
+        with self._lock:
+            self._pace = Pace(
+                tokens_per_s=tokens_per_s,
+                tokens_per_s_per_stream=tokens_per_s,
+                n_threads=1,
+                expected_tokens_per_s=expected,
+                ratio=tokens_per_s / expected if expected else None,
+                slow=slow,
+            )
 
     def text_of(self, ids: Iterable[int]) -> str:
         """The text those ids were made from."""
@@ -337,6 +372,12 @@ def _words(text: str) -> list[str]:
 def _before_stop(text: str, stop: tuple[str, ...]) -> str:
     ends = [at for at in (text.find(word) for word in stop) if at >= 0]
     return text[: min(ends)] if ends else text
+
+
+def _too_long(request: GenerationRequest, context_length: int) -> ErrorEvent:
+    n_tokens = len(request.prompt)
+    words = f"The prompt has {n_tokens} tokens; prompt and answer together may have {context_length}."
+    return ErrorEvent(words, retryable=False, too_long=True)
 
 
 def _fail(orphans: list[_Running], event: ErrorEvent) -> None:

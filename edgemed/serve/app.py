@@ -45,16 +45,15 @@ def create_app(
     journal: Journal | None = None,
     facts: Facts = lambda _question: (),
 ) -> App:
-    """The server of one loaded engine. Raises EngineFailed when the engine has no model.
+    """The server of one loaded engine.
 
     `facts` gives the checked facts on a question, which support numbers. Without cache and journal, nothing is kept.
     """
-    info = engine.info
+    room = Room(engine, options.max_waiting)
     recall = Recall(cache or ResponseCache(CacheOptions(memory_entries=0)), engine, options)
     care = Care(recall, journal or Journal(None), options, facts)
-    room = Room(engine, info.n_slots, options.max_waiting)
-    status = StatusRoutes(engine, info, options, recall.cache)
-    chat = ChatEndpoint(engine, info, room, options, care)
+    status = StatusRoutes(engine, options, recall.cache)
+    chat = ChatEndpoint(engine, room, options, care)
     routes = [
         Route(_CHAT, chat, methods=["POST"]),
         Route("/v1/embeddings", EmbeddingRoute(engine, options).__call__, methods=["POST"]),

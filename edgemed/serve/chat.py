@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, UsageError
-from edgemed.engines.base import DoneEvent, Engine, EngineInfo, ErrorEvent, Event, TextEvent
+from edgemed.engines.base import DoneEvent, Engine, ErrorEvent, Event, TextEvent
 from edgemed.serve import stream
 from edgemed.serve.answer import Answer, ClientGone, new_answer_id
 from edgemed.serve.body import read_json_body
@@ -28,9 +28,8 @@ _PLACE_EVERY_S = 1.0
 class ChatEndpoint:
     """The ASGI application behind /v1/chat/completions."""
 
-    def __init__(self, engine: Engine, info: EngineInfo, room: Room, options: ServeOptions, care: Care) -> None:
+    def __init__(self, engine: Engine, room: Room, options: ServeOptions, care: Care) -> None:
         self._engine = engine
-        self._info = info
         self._room = room
         self._options = options
         self._care = care
@@ -82,7 +81,7 @@ class ChatEndpoint:
     async def _submit(self, answer: Answer, course: Course) -> None:
         try:
             ready = await asyncio.to_thread(
-                generation_of, self._engine, self._info, course.case, course.request, self._options, answer.id
+                generation_of, self._engine, self._engine.info, course.case, course.request, self._options, answer.id
             )
             await asyncio.to_thread(answer.submit, ready)
         except EngineFailed as error:
@@ -129,6 +128,8 @@ class ChatEndpoint:
 
     def _ended(self, event: Event, course: Course) -> DoneEvent:
         """The DoneEvent of a good ending ("stop", "length"); any other ending is raised as ApiError."""
+        if isinstance(event, ErrorEvent) and event.too_long:
+            raise ApiError(400, event.message, code="context_length_exceeded", param="messages")
         if isinstance(event, ErrorEvent):
             raise _engine_failure(event.message, retryable=event.retryable)
         assert isinstance(event, DoneEvent)

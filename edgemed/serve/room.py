@@ -21,14 +21,18 @@ class Room:
     The engine serves its queue in the same order, so the place follows from the number of slots.
     """
 
-    def __init__(self, engine: Engine, n_slots: int, max_waiting: int) -> None:
+    def __init__(self, engine: Engine, max_waiting: int) -> None:
         self._engine = engine
-        self._n_slots = n_slots
         self._max_waiting = max_waiting
         self._inside: list[Answer] = []
         self._answer_s = _FIRST_GUESS_S
         """Moving average of what one answer takes, from its first word."""
         self._failure: ApiError | None = None
+
+    @property
+    def _n_slots(self) -> int:
+        """Of the engine as it runs now: on a lower rung there are fewer."""
+        return self._engine.info.n_slots
 
     @contextmanager
     def enter(self) -> Iterator[Answer]:

@@ -5,20 +5,35 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from edgemed import __version__
 from edgemed.core.records import Record
-from edgemed.engines.base import Engine, EngineInfo
+from edgemed.engines.base import Cause, Engine, EngineHealth
 from edgemed.medical.language import DEFAULT_LANGUAGE, language_data, languages
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.response_cache import ResponseCache
 
 _NO_STORE = {"cache-control": "no-store"}
+
+
+class Condition(Record):
+    """How the engine does, compared with its plan."""
+
+    state: Literal["normal", "slow", "reduced"]
+    """reduced: on a lower rung of the plan's ladder; slow: writes much more slowly than it should, on whichever rung.
+    One that is both is called reduced."""
+    rung: int
+    """0 is the plan itself; each further one needs less."""
+    slow: bool
+    slower_by: float | None
+    """How many times longer answers take than expected; None where nothing was measured or expected."""
+    words: str
+    """For the one who asks; "" when all is normal."""
 
 
 class Health(Record):
@@ -32,6 +47,25 @@ class Health(Record):
     seconds_since_progress: float | None
     """None while there is nothing to do."""
     detail: str = ""
+    state: Literal["normal", "slow", "reduced"]
+    rung: int
+    reason: str
+    """Why it is on a lower rung, with the numbers; "" on the plan's own."""
+    words: str
+    """The state for the one who asks, as the page shows it; "" when normal."""
+    slower_by: float | None
+    threads: int | None
+    """That decode now; None before the first answer."""
+    tokens_per_s: float | None
+    """Of all streams together, median of the last seconds of decoding."""
+    tokens_per_s_per_stream: float | None
+    expected_tokens_per_s: float | None
+    """The plan's figure for one stream, else what the engine's own first minute showed."""
+    context_length: int | None
+    """Of each slot, on this rung; None before the engine has loaded."""
+    n_slots: int | None
+    warm_up_tokens: int | None
+    """Length of the prompt that was read before the engine called itself ready."""
 
 
 class LanguageStatus(Record):
@@ -66,6 +100,7 @@ class Status(Record):
     n_slots: int
     languages: tuple[LanguageStatus, ...]
     cache: CacheStatus
+    condition: Condition
 
 
 class Serving(Record):
@@ -84,16 +119,15 @@ class Serving(Record):
 class StatusRoutes:
     """The three routes, over one engine."""
 
-    def __init__(self, engine: Engine, info: EngineInfo, options: ServeOptions, cache: ResponseCache) -> None:
+    def __init__(self, engine: Engine, options: ServeOptions, cache: ResponseCache) -> None:
         self._engine = engine
-        self._info = info
         self._options = options
         self._cache = cache
         self._started = int(time.time())
         self._languages = language_statuses(options.languages)
 
     def _now(self) -> Status:
-        info, options, cache = self._info, self._options, self._cache.stats()
+        info, options, cache = self._engine.info, self._options, self._cache.stats()
         return Status(
             model=options.model_name,
             engine=info.engine,
@@ -106,6 +140,7 @@ class StatusRoutes:
             n_slots=info.n_slots,
             languages=self._languages,
             cache=CacheStatus(memory_entries=cache.memory_entries, disk=cache.disk, warning=cache.warning),
+            condition=condition_of(self._engine.health()),
         )
 
     async def health(self, _request: Request) -> JSONResponse:
@@ -150,11 +185,13 @@ def language_statuses(folder: Path | None) -> tuple[LanguageStatus, ...]:
 def health_of(engine: Engine, stall_s: float) -> Health:
     """The engine's health, with "stalled" for one that runs without progress for `stall_s`."""
     now = engine.health()
+    info = engine.info if now.state == "ready" else None
     silent = now.seconds_since_progress
     stalled = silent is not None and silent > stall_s
     status: str = now.state
     if now.state == "ready":
         status = "stalled" if stalled else "ok"
+    condition, pace = condition_of(now), now.pace
     return Health(
         status=status,
         running=now.running,
@@ -162,4 +199,45 @@ def health_of(engine: Engine, stall_s: float) -> Health:
         worker_restarts=now.restarts,
         seconds_since_progress=silent,
         detail=now.detail,
+        state=condition.state,
+        rung=now.rung,
+        reason=now.reason,
+        words=condition.words,
+        slower_by=condition.slower_by,
+        threads=pace.n_threads if pace else None,
+        tokens_per_s=pace.tokens_per_s if pace else None,
+        tokens_per_s_per_stream=pace.tokens_per_s_per_stream if pace else None,
+        expected_tokens_per_s=pace.expected_tokens_per_s if pace else None,
+        context_length=info.context_length if info else None,
+        n_slots=info.n_slots if info else None,
+        warm_up_tokens=info.warm_up_tokens if info else None,
     )
+
+
+def condition_of(health: EngineHealth) -> Condition:
+    """The engine's state as the page shows it."""
+    pace = health.pace
+    slow = pace is not None and pace.slow
+    slower_by = 1 / pace.ratio if pace is not None and pace.ratio else None
+    words = []
+    if health.rung:
+        words.append(_REDUCED[health.cause or "fault"])
+    if slow:
+        words.append(_slow_words(slower_by, named=bool(health.rung)))
+    state: Literal["normal", "slow", "reduced"] = "reduced" if health.rung else "slow" if slow else "normal"
+    return Condition(state=state, rung=health.rung, slow=slow, slower_by=slower_by, words=" ".join(words))
+
+
+_BACK = "Long questions may be refused. It returns to normal by itself."
+_REDUCED: dict[Cause, str] = {
+    "memory": f"Reduced mode: this computer is low on memory. Close other programs if you can. {_BACK}",
+    "device": f"Reduced mode: the graphics card cannot be used now. Answers may take longer. {_BACK}",
+    "fault": f"Reduced mode: the program that writes the answers had failed and now does with less. {_BACK}",
+}
+
+
+def _slow_words(slower_by: float | None, *, named: bool) -> str:
+    times = f"about {max(2, round(slower_by))} times longer" if slower_by else "much longer"
+    if named:
+        return f"Answers take {times} than they should."
+    return f"Slow mode: this computer is busy or low on memory; answers take {times}."

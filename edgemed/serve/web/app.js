@@ -14,6 +14,7 @@ const follow = byId("follow");
 const answers = byId("answers");
 
 const MOST_CALCULATIONS = 8;
+const CONDITION_EVERY_MS = 10000;
 
 const ALONE = "This is now the demonstration model, which answers single questions. "
   + "Write the question in full, then ask again.";
@@ -76,7 +77,24 @@ async function loadStatus(signal) {
   byId("saving").textContent = "edgemed may save a question in which nobody is named, with its answer, "
     + (server.cache.disk ? "sealed, on this computer." : "until edgemed is closed.");
   document.title = server.demo ? "edgemed (demonstration)" : "edgemed";
+  showCondition(server.condition.words);
   showLanguages();
+}
+
+// How the engine does: a person who knows why it is slow waits, and closes other programs.
+function showCondition(words) {
+  const line = byId("condition");
+  if (line.textContent !== words) line.textContent = words; // only news is read aloud
+  line.hidden = !words;
+}
+
+async function watchCondition() {
+  if (document.hidden) return;
+  try {
+    showCondition((await readStatus()).condition.words);
+  } catch {
+    // the next question says what is wrong
+  }
 }
 
 function showLanguages() {
@@ -334,3 +352,4 @@ async function start() {
 }
 
 start();
+setInterval(watchCondition, CONDITION_EVERY_MS);

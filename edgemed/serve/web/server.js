@@ -37,7 +37,7 @@ function waitFrom(message) {
 }
 
 function inPlainWords(message) {
-  const numbers = /(\d+) tokens .*limit is (\d+) tokens/.exec(message);
+  const numbers = /(\d+) tokens.*(?:limit is|may have) (\d+)/.exec(message);
   const size = numbers
     ? ` It has ${numbers[1]} word pieces with its instructions; ${numbers[2]} are possible.` : "";
   return "The question is too long for this model." + size
