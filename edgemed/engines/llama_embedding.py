@@ -17,18 +17,23 @@ CHUNK = 8
 """Tokens per call: with 152,000 words, each costs 1.2 MB of buffers, and a decoding step waits for one call."""
 
 
+def embedding_parameters(api: Any, parameters: Any) -> Any:
+    """The answering context's `llama_context_params`, changed to the embedder's: a memory projection needs them too."""
+    parameters.n_ctx = EMBEDDED_TOKENS
+    parameters.n_seq_max = 1
+    parameters.n_batch = parameters.n_ubatch = parameters.n_outputs_max = CHUNK
+    parameters.embeddings = True
+    parameters.pooling_type = api.LLAMA_POOLING_TYPE_MEAN
+    return parameters
+
+
 class Embedder:
     """Embeds one text at a time. All calls from one thread; `parameters` are those of the answering context."""
 
     def __init__(self, api: Any, model: Any, parameters: Any, reason: Callable[[], str]) -> None:
         self._api = api
         self._reason = reason
-        parameters.n_ctx = EMBEDDED_TOKENS
-        parameters.n_seq_max = 1
-        parameters.n_batch = parameters.n_ubatch = parameters.n_outputs_max = CHUNK
-        parameters.embeddings = True
-        parameters.pooling_type = api.LLAMA_POOLING_TYPE_MEAN
-        self._context = api.llama_init_from_model(model, parameters)
+        self._context = api.llama_init_from_model(model, embedding_parameters(api, parameters))
         if not self._context:
             raise EngineFailed(f"This model cannot embed texts: {reason() or 'llama.cpp gave no reason'}")
         self._size: int = api.llama_model_n_embd_out(model)

@@ -75,23 +75,41 @@ class BreakdownReader:
             ("ggml_backend_buft_get_device", ctypes.c_void_p),
             ("ggml_backend_dev_type", ctypes.c_int),
             ("ggml_backend_dev_name", ctypes.c_char_p),
+            ("ggml_backend_buft_name", ctypes.c_char_p),
         ):
             function = getattr(self._ggml, name)
             function.argtypes, function.restype = [ctypes.c_void_p], result
 
     def read(self, context: Any) -> dict[str, Sizes]:
         """Bytes by place. Raises ValueError on a strange tree."""
+        places: dict[str, Sizes] = {}
+        for node in self._nodes(context):
+            place = self._place(node.buffer_type)
+            places[place] = places.get(place, Sizes()).plus(Sizes(node.model, node.context, node.compute))
+        return {place: sizes for place, sizes in places.items() if any(sizes) or place == RAM}
+
+    def repacked_bytes(self, context: Any) -> int:
+        """Bytes of weights in main memory in an order of their kernels' own, which cannot be a mapped file's pages.
+
+        Raises ValueError on a strange tree.
+        """
+        return sum(node.model for node in self._nodes(context) if self._is_repacked(node.buffer_type))
+
+    def _nodes(self, context: Any) -> list[_Node]:
         tree = self._breakdown(context)
         if not 0 < tree.count <= _MOST_BUFFER_TYPES:
             raise ValueError(f"{tree.count} kinds of buffers")
         nodes = list(_walk(tree.root, tree.count))
         if len(nodes) != tree.count:
             raise ValueError(f"{len(nodes)} nodes in a tree of {tree.count}")
-        places: dict[str, Sizes] = {}
-        for node in nodes:
-            place = self._place(node.buffer_type)
-            places[place] = places.get(place, Sizes()).plus(Sizes(node.model, node.context, node.compute))
-        return {place: sizes for place, sizes in places.items() if any(sizes) or place == RAM}
+        return nodes
+
+    def _is_repacked(self, buffer_type: int) -> bool:
+        """Buffers of the CPU that are not plain memory: CPU_REPACK, AMX, CPU_KLEIDIAI."""
+        device = self._ggml.ggml_backend_buft_get_device(buffer_type)
+        if not device or self._ggml.ggml_backend_dev_type(device) != _DEVICE_CPU:
+            return False
+        return not self._ggml.ggml_backend_buft_is_host(buffer_type)
 
     def _place(self, buffer_type: int) -> str:
         """The device whose memory a kind of buffer takes; pinned host buffers of a GPU are main memory."""

@@ -12,9 +12,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from edgemed.core.errors import EdgemedError
 from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.memory_breakdown import BreakdownReader, Sizes, highest_resident_bytes
@@ -37,6 +38,11 @@ class Projection:
     """By place: "RAM", "CUDA0"."""
     process_bytes: int
     """Resident memory of a process with the library, the vocabulary and no weights; 0 where it cannot be read."""
+    embedding: dict[str, Sizes] = field(default_factory=dict)
+    """By place: the context that reads texts for their embeddings. Its weights are the others'; empty where the model
+    cannot embed."""
+    repacked_bytes: int = 0
+    """Of the weights in main memory: copies in an order of their kernels' own."""
 
 
 def project(configs: Sequence[EngineConfig]) -> list[Projection | None]:
@@ -75,14 +81,21 @@ def parse_answer(text: bytes, expected: int) -> list[Projection | None]:
     return found
 
 
-def _projection(entry: dict[str, list[int]] | None, process_bytes: int) -> Projection | None:
+def _projection(entry: dict[str, Any] | None, process_bytes: int) -> Projection | None:
     if entry is None:
         return None
+    repacked = int(entry["repacked"])
+    if not 0 <= repacked < _MOST_BYTES:
+        raise ValueError(f"{repacked} repacked bytes")
+    return Projection(_sizes(entry["places"]), process_bytes, _sizes(entry["embedding"]), repacked)
+
+
+def _sizes(entry: dict[str, list[int]]) -> dict[str, Sizes]:
     places = {place: Sizes(*(int(n_bytes) for n_bytes in sizes)) for place, sizes in entry.items()}
     for sizes in places.values():
-        if not all(0 <= n_bytes < _MOST_BYTES for n_bytes in (sizes.weights, sizes.kv_cache, sizes.compute)):
+        if not all(0 <= n_bytes < _MOST_BYTES for n_bytes in sizes):
             raise ValueError(f"sizes out of range: {sizes}")
-    return Projection(places, process_bytes)
+    return places
 
 
 def main() -> None:
@@ -101,28 +114,74 @@ def main() -> None:
     os._exit(0)  # some drivers crash while they unload; the answer is out
 
 
-def _project_all(api: Any, configs: Sequence[EngineConfig]) -> Iterator[dict[str, list[int]] | None]:
+def _project_all(api: Any, configs: Sequence[EngineConfig]) -> Iterator[dict[str, Any] | None]:
     """One answer per configuration; neighbours whose weights lie alike share one look at the file."""
-    from edgemed.engines.llama_cpp import context_parameters, model_parameters
-
-    reader = BreakdownReader(api)
-    model, loaded = None, None
+    asker = _Asker(api)
     for config in configs:
+        yield asker.ask(config)
+
+
+class _Asker:
+    """Opens models and contexts that allocate nothing, and reads what they would have taken."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self._reader = BreakdownReader(api)
+        self._model: Any = None
+        self._loaded: object = None
+        self._embedding: tuple[object, dict[str, list[int]]] = (None, {})
+
+    def ask(self, config: EngineConfig) -> dict[str, Any] | None:
+        """The answer for one configuration; None for one that the engine refuses."""
+        from edgemed.engines.llama_cpp import context_parameters
+
         places = (config.n_gpu_layers, config.devices, config.device_shares, config.tensor_places)
-        if loaded != places:
-            parameters = model_parameters(api, config)
-            parameters.no_alloc = True
-            parameters.load_mode = api.LLAMA_LOAD_MODE_NONE  # mapping would count the file's pages as no memory
-            model = api.llama_model_load_from_file(os.fsencode(config.model_path), parameters)
-            loaded = places
-        if not model:
-            yield None
-            continue
-        context = api.llama_init_from_model(model, context_parameters(api, config))
-        found = reader.read(context) if context else None
-        yield None if found is None else {place: list(sizes) for place, sizes in found.items()}
-        if context:
-            api.llama_free(context)
+        if self._loaded != places:
+            self._model = self._open(config)
+            self._loaded = places
+        if not self._model:
+            return None
+        context = self._api.llama_init_from_model(self._model, context_parameters(self._api, config))
+        if not context:
+            return None
+        found = {
+            "places": _lists(self._reader.read(context)),
+            "repacked": self._reader.repacked_bytes(context),
+            "embedding": self._ask_embedding(config),
+        }
+        self._api.llama_free(context)
+        return found
+
+    def _open(self, config: EngineConfig) -> Any:
+        from edgemed.engines.llama_cpp import model_parameters
+
+        try:
+            parameters = model_parameters(self._api, config)
+        except EdgemedError:  # a device that is not here
+            return None
+        parameters.no_alloc = True
+        parameters.load_mode = self._api.LLAMA_LOAD_MODE_NONE  # mapping would count the file's pages as no memory
+        return self._api.llama_model_load_from_file(os.fsencode(config.model_path), parameters)
+
+    def _ask_embedding(self, config: EngineConfig) -> dict[str, list[int]]:
+        """What the embedder takes beside the answering context, which is open as it is then."""
+        from edgemed.engines.llama_cpp import context_parameters
+        from edgemed.engines.llama_embedding import embedding_parameters
+
+        same = (self._loaded, config.kv_type, config.flash_attention)
+        if self._embedding[0] != same:
+            parameters = embedding_parameters(self._api, context_parameters(self._api, config))
+            context = self._api.llama_init_from_model(self._model, parameters)
+            found = self._reader.read(context) if context else {}
+            # The weights are those of the answering context.
+            self._embedding = (same, _lists({place: Sizes(0, *sizes[1:]) for place, sizes in found.items()}))
+            if context:
+                self._api.llama_free(context)
+        return self._embedding[1]
+
+
+def _lists(places: dict[str, Sizes]) -> dict[str, list[int]]:
+    return {place: list(sizes) for place, sizes in places.items()}
 
 
 if __name__ == "__main__":
