@@ -11,18 +11,15 @@ beats in bytes and cost are dropped, then those that a bound on the optimum rule
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from edgemed.core.errors import UsageError
+from edgemed.core.native_output import discarded_output
 from edgemed.core.records import Record
 from edgemed.core.units import format_bytes, parse_size
 
@@ -254,7 +251,7 @@ def _milp(items: Sequence[Sequence[_Choice]], room: int, best: float) -> tuple[l
     extra = [choice.n_bytes - least[number] for choice, number in zip(choices, owner, strict=True)]
     unit = math.gcd(*extra) or 1
     one_each = csr_array((np.ones(len(choices)), (owner, range(len(choices)))), shape=(len(items), len(choices)))
-    with _no_words():
+    with discarded_output():
         result = milp(
             np.array([choice.cost / best for choice in choices]) * _SCALED_COST,
             integrality=np.ones(len(choices), np.int64),
@@ -275,22 +272,6 @@ def _milp(items: Sequence[Sequence[_Choice]], room: int, best: float) -> tuple[l
     if sum(choice.n_bytes for choice in taken) > room:  # its tolerance is 1e-6 of a unit
         return None
     return taken, float(result.mip_gap or 0.0)
-
-
-@contextmanager
-def _no_words() -> Iterator[None]:
-    """HiGHS has a stray line that it prints to C's standard output, where a command's record belongs."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), 1)
-            yield
-            if os.name == "posix":
-                ctypes.CDLL(None).fflush(None)  # what is still in C's own buffer
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _assignment(chosen: Sequence[_Choice], budget_bytes: int, fixed_bytes: int, gap: float = 0.0) -> Assignment:

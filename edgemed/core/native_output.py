@@ -1,0 +1,28 @@
+"""Keeps what a native library prints to C's standard output out of this program's own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def discarded_output() -> Iterator[None]:
+    """Nothing that is written to standard output inside the block arrives there; for HiGHS, which has a stray line.
+
+    The file descriptor is the whole process's: short blocks only, while no other thread prints.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 1)
+            yield
+            if os.name == "posix":
+                ctypes.CDLL(None).fflush(None)  # what is still in C's own buffer
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
