@@ -23,16 +23,17 @@ from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.explain import infeasible, recipe_of, server_command
 from edgemed.plan.memory import Estimate, layers_on_gpu
+from edgemed.plan.predicted import best_predicted, predicted_rate, predicted_seconds, predicted_ttft_ms, worth_timing
 from edgemed.plan.record import OFFERS_LESS, Budget, Candidate, ModelIdentity, Placement, Plan, Workload
 from edgemed.plan.rivals import find_rivals, needed_by_place, thread_counts
 from edgemed.plan.situation import Case, Offer, PlanRequest, check_request, offers
+from edgemed.plan.solved import solved_configs
 from edgemed.plan.trial import NOISE, Outcome, fastest, run_trial
 from edgemed.plan.wishes import choose, fallbacks, is_reduced
 
 __all__ = ["PlanRequest", "identify", "make_plan", "read_spec"]
 
 _NOT_TIMED = NotAvailable(reason="not timed: a trial needs the model and this machine")
-_NOT_PREDICTED = NotAvailable(reason="the profile has no speed of the engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +78,32 @@ def make_plan(
         if chosen is None:
             limits = {place: offer.limit_bytes for place, offer in case.offers.items()}
             raise infeasible(spec, model_path, estimates, limits, by_user=limits[RAM] == request.max_ram_bytes)
-        rivals = find_rivals(case, estimates[chosen].config, alone=_on_the_processor(case, estimates))
+        shape = estimates[chosen].config
+        workload = request.workload.within(shape.context_length)
+        planned = list(solved_configs(case, shape, workload))
+        rivals = find_rivals(case, shape, alone=_on_the_processor(case, estimates), planned=planned)
         task.advance(1)
-    workload = request.workload.within(estimates[chosen].config.context_length)
     looked = [_Looked(_words(found.config), found, _why_not(case, found)) for found in estimates]
+    predicted = {rival.name: predicted_seconds(case, rival.config, workload) for rival in rivals}
     if trial:
-        outcomes = run_trial(rivals, workload, thread_counts(case), watcher)
+        timed, left = worth_timing(rivals, predicted)
+        outcomes = run_trial(timed, workload, thread_counts(case), watcher)
         winner = fastest(outcomes, workload)
+        first = len(looked)
         looked += [
             _Looked(found.rival.name, found.rival.estimate, _why_slower(found, outcomes, winner, workload), found)
             for found in outcomes
         ]
+        looked += [_Looked(rival.name, rival.estimate, "predicted to be much slower; not timed") for rival in left]
         if winner is not None:
-            return _plan(case, looked, len(estimates) + winner, workload)
+            return _plan(case, looked, first + winner, workload)
         if outcomes:
             watcher.note(f"The plan is not timed, because no way to run the model could be: {outcomes[0].fault}.")
         return _plan(case, looked, chosen, workload)
-    others = [rival for rival in rivals if rival.config != estimates[chosen].config]
-    looked += [_Looked(rival.name, rival.estimate, "fits; not timed") for rival in others]
-    return _plan(case, looked, chosen, workload)
+    first = len(looked)
+    looked += [_Looked(rival.name, rival.estimate, "predicted to be slower; not timed") for rival in rivals]
+    best = best_predicted(rivals, predicted)
+    return _plan(case, looked, chosen if best is None else first + best, workload)
 
 
 def _on_the_processor(case: Case, estimates: Sequence[Estimate]) -> EngineConfig | None:
@@ -164,10 +172,10 @@ def _plan(case: Case, looked: Sequence[_Looked], chosen: int, workload: Workload
         memory_note=winner.estimate.note,
         budgets=tuple(_budget(offer, winner.estimate) for offer in case.offers.values()),
         workload=workload,
-        ttft_ms=outcome.ttft_ms() if outcome else _NOT_TIMED,
-        tokens_per_s=outcome.tokens_per_s() if outcome else _NOT_TIMED,
+        ttft_ms=outcome.ttft_ms() if outcome else predicted_ttft_ms(case, config, workload),
+        tokens_per_s=outcome.tokens_per_s() if outcome else predicted_rate(case, config, workload),
         tried=outcome is not None,
-        candidates=tuple(_candidate(found, index == chosen, workload) for index, found in enumerate(looked)),
+        candidates=tuple(_candidate(case, found, index == chosen, workload) for index, found in enumerate(looked)),
         ladder=fallbacks(case, config),
         reduced=is_reduced(spec, config, case.request),
         notes=profile.warnings,
@@ -175,20 +183,21 @@ def _plan(case: Case, looked: Sequence[_Looked], chosen: int, workload: Workload
     )
 
 
-def _candidate(looked: _Looked, chosen: bool, workload: Workload) -> Candidate:
+def _candidate(case: Case, looked: _Looked, chosen: bool, workload: Workload) -> Candidate:
     outcome = looked.outcome if looked.outcome and not looked.outcome.fault else None
     measured: MaybeFigure = outcome.figure(workload) if outcome else _NOT_TIMED
-    won = "the fastest here" if outcome else "the first that fits, in order of preference"
+    predicted = predicted_seconds(case, looked.config, workload)
+    untimed = "predicted to be the fastest" if predicted.available else "the first that fits, in order of preference"
     return Candidate(
         name=looked.name,
         config=looked.config,
         needed_bytes=needed_by_place(looked.estimate),
-        predicted_s=_NOT_PREDICTED,
+        predicted_s=predicted,
         measured_s=measured,
         ttft_ms=outcome.ttft_ms() if outcome else _NOT_TIMED,
         tokens_per_s=outcome.tokens_per_s() if outcome else _NOT_TIMED,
         chosen=chosen,
-        why=won if chosen else looked.why,
+        why=("the fastest here" if outcome else untimed) if chosen else looked.why,
         engine_command=server_command(looked.config),
     )
 

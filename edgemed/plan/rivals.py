@@ -22,6 +22,7 @@ FIT_MARGIN_BYTES = 1 * GIB
 FIT_UBATCH = 512
 """llama.cpp's own default, which its fit projects with."""
 LARGER_UBATCH = 512
+FIT = "llama.cpp's own fit"
 _CPU_DEVICE = "CPU"
 """ggml's own name of the processor as a device."""
 
@@ -78,9 +79,10 @@ def _ways(
     if attention := _attention_first(case, shape):
         yield "attention on the GPU, feed-forward as far as it fits", attention
     if fit := fit_of_llama_cpp(case, shape):
-        yield "llama.cpp's own fit", fit
+        yield FIT, fit
     for estimate in estimate_memory(case.spec, planned, case.gpu):
-        yield "the integer program", estimate
+        config = estimate.config
+        yield f"the integer program, {config.kv_type} KV cache, chunks of {config.n_ubatch}", estimate
 
 
 def fit_of_llama_cpp(case: Case, shape: EngineConfig) -> Estimate | None:

@@ -27,7 +27,7 @@ AGAIN_WITHIN = 1.2
 NOISE = 0.03
 """Of two that differ by less, the one that stands first is kept."""
 _WARM_UP = Measurement(prompt_tokens=16, answer_tokens=2, repetitions=1)
-_MOST_S = 30.0
+_MOST_S = 5.0
 """No further repetition of one rival after that."""
 
 

@@ -1,0 +1,114 @@
+"""Placements that the integer program finds, on the costs that the machine's profile predicts for one question.
+
+Context, KV cache and chunk size are enumerated outside the program; seconds are of the whole question: its prompt and
+every token of its answer. What compute buffers take depends on the placement, so a placement that does not fit after
+all is solved again with less room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgemed.engines.base import EngineConfig
+from edgemed.engines.memory_breakdown import RAM
+from edgemed.hardware.record import EngineSpeed
+from edgemed.hardware.work import matrices, prompt_steps, rows_of
+from edgemed.plan.engine_layout import to_engine_config
+from edgemed.plan.formula import kv_bytes
+from edgemed.plan.memory import Estimate, estimate_memory, kv_type_fits
+from edgemed.plan.placement import Crossing, DeviceLimit, Solution
+from edgemed.plan.placement_problem import PlacementCosts, placement_problem
+from edgemed.plan.placement_solver import solve
+from edgemed.plan.record import Workload
+from edgemed.plan.situation import Case
+from edgemed.plan.speed import CPU, CostModel, SpeedUnknown
+
+_ATTEMPTS = 3
+_UBATCHES = (128, 512)
+_PLACED = ("weights", "kv_cache")
+"""Parts of an estimate that the program places itself; the others are what a device takes at all."""
+
+
+def solved_configs(case: Case, shape: EngineConfig, workload: Workload) -> Iterator[EngineConfig]:
+    """The fastest placement for every KV cache and chunk size that is worth a look; none without measured speeds."""
+    speed = case.profile.speed
+    if not case.gpus or not isinstance(speed, EngineSpeed):
+        return
+    smaller = shape.kv_type == "f16" and shape.flash_attention and kv_type_fits(case.spec, "q8_0")
+    for kv_type in (shape.kv_type, "q8_0") if smaller else (shape.kv_type,):
+        for n_ubatch in _UBATCHES:
+            try:
+                found = _solved(
+                    case, shape.model_copy(update={"kv_type": kv_type, "n_ubatch": n_ubatch}), workload, speed
+                )
+            except SpeedUnknown:
+                return
+            if found is not None:
+                yield found
+
+
+def _solved(case: Case, shape: EngineConfig, workload: Workload, speed: EngineSpeed) -> EngineConfig | None:
+    """The placement of one shape that fits as the engine itself projects it; None when there is none."""
+    rooms = {place: offer.limit_bytes for place, offer in case.offers.items()}
+    taken = _taken_at_all(case, shape)
+    model = CostModel(speed, shape.n_threads, shape.n_threads_batch or shape.n_threads)
+    for _ in range(_ATTEMPTS):
+        problem = placement_problem(case.spec, _costs(case, shape, workload, model, rooms, taken))
+        solution = solve(problem)
+        if not isinstance(solution, Solution):
+            return None
+        config = to_engine_config(solution.layout, case.spec, shape)
+        (estimate,) = estimate_memory(case.spec, [config], case.gpu)
+        if case.fits(estimate):
+            return config
+        for place in rooms:
+            rooms[place] -= max(0, -case.spare(estimate, place))
+    return None
+
+
+def _taken_at_all(case: Case, shape: EngineConfig) -> dict[str, int]:
+    """Bytes of each place that are neither weights nor KV cache, with layers on both sides."""
+    half = shape.model_copy(update={"n_gpu_layers": case.spec.n_layers // 2 + 1})
+    (estimate,) = estimate_memory(case.spec, [half], case.gpu)
+    return {place: _beside(estimate, place) for place in case.offers}
+
+
+def _beside(estimate: Estimate, place: str) -> int:
+    return sum(need.n_bytes for need in estimate.needs if need.place == place and need.part not in _PLACED)
+
+
+def _costs(
+    case: Case, shape: EngineConfig, workload: Workload, model: CostModel, rooms: dict[str, int], taken: dict[str, int]
+) -> PlacementCosts:
+    """Seconds of one question, by device and format. Raises SpeedUnknown."""
+    spec, answer = case.spec, workload.answer_tokens
+    steps = list(prompt_steps(workload.prompt_tokens, shape.n_ubatch))
+    passes = answer + len(steps)
+    depth = workload.prompt_tokens + answer // 2
+    largest = {tensor.type: tensor for tensor in sorted(matrices(spec), key=lambda tensor: tensor.n_bytes)}
+
+    def seconds_per_byte(place: str, format_name: str) -> float:
+        tensor = largest[format_name]
+        reading = sum(
+            model.matrix_s(_device(place), tensor, rows_of(tensor, spec, size, out)) for size, _, out in steps
+        )
+        return (reading + answer * model.matrix_s(_device(place), tensor, 1)) / tensor.n_bytes
+
+    def attention_s(place: str) -> float:
+        device = _device(place)
+        reading = sum(model.prompt_attention_s(device, spec, shape.kv_type, size, before) for size, before, _ in steps)
+        return reading + answer * model.decode_attention_s(device, spec, shape.kv_type, depth)
+
+    table = {(place, name): seconds_per_byte(place, name) for place in rooms for name in largest}
+    return PlacementCosts(
+        devices=tuple(DeviceLimit(device=p, free_bytes=rooms[p], overhead_bytes=taken[p]) for p in rooms),
+        seconds_per_byte=table,
+        kv_bytes=kv_bytes(spec, shape) // spec.n_layers,
+        kv_s={place: attention_s(place) for place in rooms},
+        unit_s={place: model.layer_s(_device(place)) * passes / 3 for place in rooms},
+        crossings=tuple(Crossing(device=p, seconds=model.crossing_s(CPU, p) * passes) for p in rooms if p != RAM),
+    )
+
+
+def _device(place: str) -> str:
+    return CPU if place == RAM else place
