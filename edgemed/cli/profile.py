@@ -112,7 +112,8 @@ def speed_rows(speed: MaybeSpeed) -> list[tuple[str, str]]:
         return [("engine speed", f"not available: {speed.reason}")]
     rows = [("threads", f"{speed.n_threads} to decode, {speed.n_threads_batch} to read prompts")]
     for point in speed.threads:
-        rows.append((f"{point.n_threads} threads", f"decodes {_rate(point.decode)}, reads {_rate(point.prefill)}"))
+        count = "1 thread" if point.n_threads == 1 else f"{point.n_threads} threads"
+        rows.append((count, f"decodes {_rate(point.decode)}, reads {_rate(point.prefill)}"))
     for device in speed.devices:
         rows += _device_rows(device)
     for link in speed.links:
@@ -128,10 +129,14 @@ def _device_rows(device: DeviceSpeed) -> list[tuple[str, str]]:
     for found in device.formats:
         prefill = f"prompts {_rate(found.compute_64)} at 64 tokens, {_rate(found.compute_512)} at 512"
         rows.append((f"{device.device} {found.format}", f"weights {_rate(found.read)}; {prefill}"))
-    keys = (
-        f"{_rate(device.kv_read)}; each layer {_rate(device.layer_overhead)}, each token {_rate(device.token_overhead)}"
-    )
-    rows.append((f"{device.device} keys and values", keys))
+    for one in device.attention:
+        words = f"keys and values {_rate(one.read)}, shared by heads {_rate(one.decode)}; prompts {_rate(one.prefill)}"
+        rows.append((f"{device.device} attention {one.kv_type}", words))
+    if not device.attention:
+        words = f"keys and values {_rate(device.kv_read)}; prompts {_rate(device.attention_compute)}"
+        rows.append((f"{device.device} attention f16", words))
+    overheads = f"each layer {_rate(device.layer_overhead)}, each token {_rate(device.token_overhead)}"
+    rows.append((f"{device.device} overheads", overheads))
     for name, figure in (("energy", device.energy), ("sustained", device.sustained)):
         if isinstance(figure, Figure):
             rows.append((f"{device.device} {name}", _rate(figure)))

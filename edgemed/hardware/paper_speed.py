@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from edgemed.core.records import Basis, Figure, NotAvailable
 from edgemed.engines.pinned import ENGINE_PACKAGE, ENGINE_VERSION
-from edgemed.hardware.record import DeviceSpeed, EngineSpeed, FormatSpeed, Link
+from edgemed.hardware.record import AttentionSpeed, DeviceSpeed, EngineSpeed, FormatSpeed, Link
 from edgemed.hardware.reference_machine import DeviceClass, ListedFigure, ListedGpu, ReferenceMachine
 
 SPREAD = 0.3
@@ -45,46 +45,54 @@ class _Share:
     """Of memory bandwidth while decoding, by format."""
     compute: Mapping[str, float]
     """Of the peak while reading 512 tokens, by format."""
+    chunk: int
+    """Tokens of one step of a prompt, as the engine is told."""
     short: float
     """Of that while reading 64 tokens."""
     kv_read: float
+    """Of bandwidth while attention reads keys and values."""
     attention: float
-    layer_overhead_s: float
-    token_overhead_s: float
+    """Of the peak while attention looks at earlier tokens of a prompt."""
+    layer_s: float
+    """Overhead of each layer and step."""
+    token_s: float
+    """Overhead of each step."""
 
 
 def _by_format(f16: float, q8_0: float, q6_k: float, q5_k: float, q4_k: float, iq4_nl: float) -> dict[str, float]:
     return {"f16": f16, "q8_0": q8_0, "q6_k": q6_k, "q5_k": q5_k, "q4_k": q4_k, "iq4_nl": iq4_nl}
 
 
-_GPU_OVERHEADS = {"short": 0.55, "kv_read": 0.6, "attention": 0.3, "layer_overhead_s": 30e-6, "token_overhead_s": 3e-4}
-_CPU_OVERHEADS = {"short": 0.9, "kv_read": 0.5, "attention": 0.3, "layer_overhead_s": 20e-6, "token_overhead_s": 2e-4}
+# A processor's: of the order that `edgemed profile` found on two cores of an EPYC. A card's: assumptions.
+_ON_GPU: Mapping[str, float] = {"short": 0.55, "kv_read": 0.6, "attention": 0.3, "layer_s": 30e-6, "token_s": 3e-4}
+_ON_CPU: Mapping[str, float] = {"short": 0.9, "kv_read": 0.3, "attention": 0.2, "layer_s": 10e-6, "token_s": 5e-5}
 
 SHARES: Mapping[DeviceClass, _Share] = {
     "cuda": _Share(
-        _by_format(0.85, 0.82, 0.80, 0.80, 0.82, 0.80), _by_format(0.90, 0.90, 0.85, 0.85, 0.90, 0.85), **_GPU_OVERHEADS
+        _by_format(0.85, 0.82, 0.80, 0.80, 0.82, 0.80), _by_format(0.90, 0.90, 0.85, 0.85, 0.90, 0.85), 512, **_ON_GPU
     ),
     "cuda-without-tensor-cores": _Share(
-        _by_format(0.70, 0.70, 0.58, 0.58, 0.58, 0.58), _by_format(0.70, 1.40, 1.20, 1.20, 1.40, 1.20), **_GPU_OVERHEADS
+        _by_format(0.70, 0.70, 0.58, 0.58, 0.58, 0.58), _by_format(0.70, 1.40, 1.20, 1.20, 1.40, 1.20), 512, **_ON_GPU
     ),
     "cuda-shared": _Share(
-        _by_format(0.75, 0.72, 0.65, 0.65, 0.65, 0.65), _by_format(0.60, 0.60, 0.60, 0.60, 0.60, 0.60), **_GPU_OVERHEADS
+        _by_format(0.75, 0.72, 0.65, 0.65, 0.65, 0.65), _by_format(0.60, 0.60, 0.60, 0.60, 0.60, 0.60), 512, **_ON_GPU
     ),
     "metal": _Share(
-        _by_format(0.78, 0.85, 0.75, 0.75, 0.78, 0.72), _by_format(0.78, 0.68, 0.60, 0.60, 0.65, 0.62), **_GPU_OVERHEADS
+        _by_format(0.78, 0.85, 0.75, 0.75, 0.78, 0.72), _by_format(0.78, 0.68, 0.60, 0.60, 0.65, 0.62), 512, **_ON_GPU
     ),
     "vulkan-shared": _Share(
-        _by_format(0.75, 0.75, 0.70, 0.70, 0.72, 0.68), _by_format(0.90, 0.85, 0.80, 0.80, 0.85, 0.80), **_GPU_OVERHEADS
+        _by_format(0.75, 0.75, 0.70, 0.70, 0.72, 0.68), _by_format(0.90, 0.85, 0.80, 0.80, 0.85, 0.80), 512, **_ON_GPU
     ),
     "cpu-x86_64": _Share(
-        _by_format(0.75, 0.72, 0.65, 0.60, 0.65, 0.65), _by_format(0.40, 0.45, 0.35, 0.35, 0.40, 0.40), **_CPU_OVERHEADS
+        _by_format(0.75, 0.72, 0.65, 0.60, 0.65, 0.65), _by_format(0.40, 0.45, 0.35, 0.35, 0.40, 0.40), 128, **_ON_CPU
     ),
     "cpu-arm64": _Share(
-        _by_format(0.62, 0.62, 0.57, 0.55, 0.57, 0.57), _by_format(0.45, 0.50, 0.40, 0.40, 0.50, 0.50), **_CPU_OVERHEADS
+        _by_format(0.62, 0.62, 0.57, 0.55, 0.57, 0.57), _by_format(0.45, 0.50, 0.40, 0.40, 0.50, 0.50), 128, **_ON_CPU
     ),
 }
 
 _NO_ENERGY = NotAvailable(reason="no data sheet tells the energy of a token")
+_NO_SHARED_HEADS = NotAvailable(reason="no data sheet tells what heads that share keys and values cost")
 _NO_HEAT = NotAvailable(reason="no data sheet tells what heat and power limits leave after a minute")
 _NO_BUS = NotAvailable(reason="it shares main memory: nothing is copied over a bus")
 
@@ -128,16 +136,22 @@ def _device(
             read=of(bandwidth, part),
             compute_64=of(peak, share.compute[format_name] * share.short),
             compute_512=of(peak, share.compute[format_name]),
+            chunk=share.chunk,
         )
         for format_name, part in share.read.items()
     ]
+    kv_read, prefill = of(bandwidth, share.kv_read), of(peak, share.attention)
     return DeviceSpeed(
         device=name,
         formats=tuple(formats),
-        layer_overhead=_guess(share.layer_overhead_s, "s", "the start of about ten operations"),
-        token_overhead=_guess(share.token_overhead_s, "s", "graph, head's rest and sampling"),
-        kv_read=of(bandwidth, share.kv_read),
-        attention_compute=of(peak, share.attention),
+        layer_overhead=_guess(share.layer_s, "s", "the start of about ten operations"),
+        token_overhead=_guess(share.token_s, "s", "graph, head's rest and sampling"),
+        kv_read=kv_read,
+        attention_compute=prefill,
+        attention=tuple(
+            AttentionSpeed(kv_type=kv_type, read=kv_read, decode=_NO_SHARED_HEADS, prefill=prefill)
+            for kv_type in ("f16", "q8_0")
+        ),
         energy=_NO_ENERGY,
         sustained=_NO_HEAT,
     )
