@@ -349,7 +349,7 @@ class EngineProcess:
             if self._hung(now):
                 child.kill()
             if self._state == "ready" and not self._child_ended and self._fallback.squeezed(now, busy=self._busy()):
-                self._leave()
+                self._leave(self._ladder.reason)
             return not self._is_over()
 
     def _is_over(self) -> bool:
@@ -367,14 +367,14 @@ class EngineProcess:
             if self._busy() or self._is_over():
                 return
             if self._ladder.climb(state, time.monotonic()):
-                self._leave()
+                self._leave("What was short is there again.")
 
-    def _leave(self) -> None:
+    def _leave(self, why: str) -> None:
         """End the child for one on the rung that the ladder now stands on."""
-        _log.warning("%s The engine is started again on rung %d.", self._ladder.reason, self._ladder.rung)
+        _log.warning("%s The engine is started again on rung %d of its plan.", why, self._ladder.rung)
         self._leaving = True
-        self._begin_restart(self._ladder.reason)
-        self._requests.end_begun(f"{self._ladder.reason} The answer is incomplete: ask again.", blame=False)
+        self._begin_restart(why)
+        self._requests.end_begun(f"{why} The answer is incomplete: ask again.", blame=False)
         assert self._child is not None
         self._child.close_input()
 

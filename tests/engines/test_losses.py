@@ -13,7 +13,7 @@ from edgemed.engines.losses import cause_of, uses_devices
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
-        ("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 4096.00 MiB on device 0: cudaMalloc failed: out of memory",
+        ("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 4 MiB on device 0: cudaMalloc failed: out of memory",
          "memory"),
         ("CUDA error: out of memory", "memory"),
         ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 123456", "memory"),
