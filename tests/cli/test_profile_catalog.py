@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from edgemed.cli import plan, profile
 from edgemed.core.errors import UsageError
 from edgemed.core.records import Figure, NotAvailable
+from edgemed.core.units import GIB
 from edgemed.hardware import profile as measuring
 from edgemed.hardware.catalog import Catalog, catalog_names, load_machine, profile_of
 from edgemed.hardware.record import EngineSpeed, HardwareProfile, ThreadSpeed
@@ -84,9 +85,11 @@ def test_a_plan_for_a_machine_on_paper_says_what_it_is_worth(model: Path, name: 
     assert "data sheets" in result.stderr
 
 
-def test_a_plan_on_paper_uses_the_card(model: Path) -> None:
+def test_a_plan_on_paper_counts_with_the_card(model: Path) -> None:
     result = edgemed("plan", str(model), "--profile", "rtx3060ti-8g", "--json")
-    assert Plan.model_validate_json(result.stdout).engine_config.n_gpu_layers > 0
+    found = Plan.model_validate_json(result.stdout)
+    assert {budget.place: budget.free_bytes for budget in found.budgets} == {"RAM": 11 * GIB, "CUDA0": 7 * GIB}
+    assert "CUDA0" in edgemed("plan", str(model), "--profile", "rtx3060ti-8g").stdout
 
 
 def test_plan_refuses_an_unknown_name_with_the_names(model: Path) -> None:
