@@ -24,9 +24,10 @@ from edgemed.models.spec import ModelSpec
 from edgemed.plan.explain import infeasible, recipe_of, server_command
 from edgemed.plan.memory import Estimate, layers_on_gpu
 from edgemed.plan.predicted import best_predicted, predicted_rate, predicted_seconds, predicted_ttft_ms, worth_timing
+from edgemed.plan.readback import compare_memory
 from edgemed.plan.record import OFFERS_LESS, Budget, Candidate, ModelIdentity, Placement, Plan, Workload
 from edgemed.plan.rivals import find_rivals, needed_by_place, thread_counts
-from edgemed.plan.situation import Case, Offer, PlanRequest, check_request, offers
+from edgemed.plan.situation import Case, Offer, PlanRequest, check_request, check_trial, offers
 from edgemed.plan.solved import solved_configs
 from edgemed.plan.trial import NOISE, Outcome, fastest, run_trial
 from edgemed.plan.wishes import choose, fallbacks, is_reduced
@@ -70,6 +71,8 @@ def make_plan(
     model_path = model_path.absolute()  # a saved plan is used from other folders
     spec = read_spec(model_path)
     check_request(spec, profile, request)
+    if trial:
+        check_trial(profile)
     case = Case(model_path, spec, profile, request, offers(profile, request))
     if RAM not in case.offers:
         raise PlanInfeasible("The profile does not say how much memory is free.", next_step="edgemed profile")
@@ -170,6 +173,7 @@ def _plan(case: Case, looked: Sequence[_Looked], chosen: int, workload: Workload
         placements=_placements(spec, config, profile.engine_devices()),
         memory=winner.estimate.needs,
         memory_note=winner.estimate.note,
+        read_back=compare_memory(winner.estimate.needs, outcome.memory) if outcome else None,
         budgets=tuple(_budget(offer, winner.estimate) for offer in case.offers.values()),
         workload=workload,
         ttft_ms=outcome.ttft_ms() if outcome else predicted_ttft_ms(case, config, workload),

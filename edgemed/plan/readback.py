@@ -4,39 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edgemed.core.records import Record
 from edgemed.engines.memory_breakdown import RAM, Sizes
-from edgemed.plan.record import MemoryNeed, Part
-
-
-class Difference(Record):
-    """One figure that was predicted, and what it is."""
-
-    place: str
-    part: Part | None
-    """None for all parts of the place that the engine tells of."""
-    predicted_bytes: int
-    real_bytes: int
-    difference_bytes: int
-    """Real less predicted: positive where the prediction was too low."""
-    difference_percent: float | None
-    """Of what was predicted; None where nothing was."""
-
-
-class MemoryReadback(Record):
-    """The comparison of one loaded engine."""
-
-    parts: tuple[Difference, ...]
-    """Weights, KV cache and compute of each place; empty where the engine cannot be asked."""
-    places: tuple[Difference, ...]
-    """Their sums."""
-    resident: Difference | None
-    """Everything predicted for main memory against the process's resident memory; None where it cannot be read. Pages
-    that nothing has touched yet are not resident: look after the longest prompt was read."""
-
-    def worst_percent(self) -> float:
-        """The largest difference of a place, up or down; 0 without any."""
-        return max((abs(one.difference_percent or 0.0) for one in self.places), default=0.0)
+from edgemed.plan.record import Difference, MemoryNeed, MemoryReadback, Part
 
 
 def compare_memory(

@@ -44,6 +44,36 @@ class MemoryNeed(Record):
     note: str = ""
 
 
+class Difference(Record):
+    """One figure that was predicted, and what it is."""
+
+    place: str
+    part: Part | None
+    """None for all parts of the place that the engine tells of."""
+    predicted_bytes: int
+    real_bytes: int
+    difference_bytes: int
+    """Real less predicted: positive where the prediction was too low."""
+    difference_percent: float | None
+    """Of what was predicted; None where nothing was."""
+
+
+class MemoryReadback(Record):
+    """The comparison of one loaded engine."""
+
+    parts: tuple[Difference, ...]
+    """Weights, KV cache and compute of each place; empty where the engine cannot be asked."""
+    places: tuple[Difference, ...]
+    """Their sums."""
+    resident: Difference | None
+    """Everything predicted for main memory against the process's resident memory; None where it cannot be read. Pages
+    that nothing has touched yet are not resident: look after the longest prompt was read."""
+
+    def worst_percent(self) -> float:
+        """The largest difference of a place, up or down; 0 without any."""
+        return max((abs(one.difference_percent or 0.0) for one in self.places), default=0.0)
+
+
 class Budget(Record):
     """What one place offers, and what the plan takes of it."""
 
@@ -119,6 +149,8 @@ class Plan(Record):
     memory: tuple[MemoryNeed, ...]
     memory_note: str = ""
     """How the projection compares with the formula, or why there was none."""
+    read_back: MemoryReadback | None = None
+    """What the engine took when the plan was tried, against the projection; None without a trial."""
     budgets: tuple[Budget, ...]
     workload: Workload
     ttft_ms: MaybeFigure

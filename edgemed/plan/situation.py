@@ -9,6 +9,7 @@ from pathlib import Path
 from edgemed.core.errors import UsageError
 from edgemed.core.units import MIB
 from edgemed.engines.memory_breakdown import RAM
+from edgemed.hardware.identity import hardware_now
 from edgemed.hardware.record import HardwareProfile, value_of
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.memory import Estimate
@@ -114,4 +115,13 @@ def check_request(spec: ModelSpec, profile: HardwareProfile, request: PlanReques
         raise UsageError(
             "A limit of GPU memory was given, but the engine has no GPU on this machine.",
             next_step="leave out --max-vram; `edgemed profile` says what keeps a GPU from being used",
+        )
+
+
+def check_trial(profile: HardwareProfile) -> None:
+    """Raise UsageError for a trial on a machine that is not the profile's."""
+    if profile.hardware_id() != hardware_now():
+        raise UsageError(
+            f"The profile is of another machine ({profile.system}): nothing can be timed for it here.",
+            next_step="plan on paper with --no-trial, or leave out --profile",
         )

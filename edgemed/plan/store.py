@@ -14,9 +14,8 @@ from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import Figure
 from edgemed.core.settings import data_dir
 from edgemed.engines.memory_breakdown import RAM
-from edgemed.hardware.cpu import read_cpu
 from edgemed.hardware.engine_devices import ask_engine, engine_name
-from edgemed.hardware.gpu import read_gpus
+from edgemed.hardware.identity import hardware_now
 from edgemed.hardware.memory import read_ram
 from edgemed.hardware.profile import (
     current_profile_path,
@@ -25,7 +24,7 @@ from edgemed.hardware.profile import (
     measure_profile,
     save_profile,
 )
-from edgemed.hardware.record import EngineProfile, HardwareProfile, hardware_id, value_of
+from edgemed.hardware.record import EngineProfile, HardwareProfile, value_of
 from edgemed.plan.make import PlanRequest, make_plan, read_spec
 from edgemed.plan.record import Plan
 
@@ -138,13 +137,6 @@ def keep(progress: Progress, save: Callable[[], object]) -> bool:
         progress.note(f"Not kept for the next start: {error}")
         return False
     return True
-
-
-def hardware_now() -> str:
-    """`HardwareProfile.hardware_id` of this machine, from quick looks."""
-    total, _ = read_ram()
-    gpus, _ = read_gpus()
-    return hardware_id(read_cpu(), total, gpus)
 
 
 def current_profile(progress: Progress) -> HardwareProfile:

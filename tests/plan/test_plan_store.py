@@ -14,7 +14,7 @@ from edgemed.core.records import NotAvailable
 from edgemed.core.units import GIB, MIB
 from edgemed.hardware.profile import current_profile_path, load_profile, save_profile
 from edgemed.hardware.record import bytes_figure
-from edgemed.plan import make, store
+from edgemed.plan import make, situation, store
 from edgemed.plan.store import current_profile, load_plan, plan_for, plan_path, save_plan, still_holds
 
 
@@ -39,6 +39,7 @@ def model(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGEMED_HOME", str(tmp_path / "home"))
     here = machine()
     monkeypatch.setattr(store, "hardware_now", here.hardware_id)
+    monkeypatch.setattr(situation, "hardware_now", here.hardware_id)
     monkeypatch.setattr(store, "engine_name", here.engine_name)
     monkeypatch.setattr(make, "run_trial", lambda *asked: [])  # trials have tests of their own
     save_profile(here)

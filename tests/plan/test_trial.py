@@ -9,13 +9,14 @@ import pytest
 from machines import machine
 from tiny_models import TinyShape, write_tiny_qwen2
 
+from edgemed.core.errors import UsageError
 from edgemed.core.progress import SilentProgress
 from edgemed.core.units import GIB, MIB
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.memory_breakdown import RAM
 from edgemed.engines.stopwatch import Loaded, Measurement, StopwatchFailed, Timed
 from edgemed.models.gguf import check_gguf, spec_from_gguf
-from edgemed.plan import memory, trial
+from edgemed.plan import memory, situation, trial
 from edgemed.plan.advice import advise, sentences
 from edgemed.plan.make import PlanRequest, make_plan
 from edgemed.plan.projection import ProjectionFailed
@@ -39,6 +40,12 @@ def by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ProjectionFailed("switched off for this test")
 
     monkeypatch.setattr(memory, "project", unavailable)
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every made-up machine is this one; memory is no part of a machine's identity here."""
+    monkeypatch.setattr(situation, "hardware_now", machine().hardware_id)
 
 
 class FakeWatch:
@@ -89,9 +96,9 @@ def case_of(model: Path, free_vram: int | None, request: PlanRequest | None = No
 
 
 def test_the_fastest_is_chosen_with_its_threads(model: Path, watch: type[FakeWatch]) -> None:
-    plan = make_plan(model, machine(physical=4, usable=4), trial=True)
+    plan = make_plan(model, machine(), trial=True)
     assert plan.tried
-    assert plan.engine_config.n_threads == 4
+    assert plan.engine_config.n_threads == 4  # of 3, which leave a core free, and all 4
     (chosen,) = [candidate for candidate in plan.candidates if candidate.chosen]
     assert chosen.why == "the fastest here"
     assert plan.tokens_per_s.available
@@ -199,3 +206,27 @@ def test_a_workload_is_cut_to_the_context() -> None:
     cut = Workload(prompt_tokens=4000, answer_tokens=500).within(512)
     assert (cut.prompt_tokens, cut.answer_tokens) == (384, 128)
     assert Workload().within(4096) == Workload()
+
+
+def test_a_profile_of_another_machine_is_refused_for_a_trial_and_good_for_a_plan_on_paper(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(situation, "hardware_now", lambda: "another machine")
+    with pytest.raises(UsageError, match="--no-trial"):
+        make_plan(model, machine(), trial=True)
+    assert not make_plan(model, machine()).tried
+
+
+def test_a_gpu_that_is_not_there_is_no_place(model: Path) -> None:
+    with pytest.raises(UsageError, match="no GPU on this machine"):
+        make_plan(model, machine(), PlanRequest(max_vram_bytes=GIB))
+
+
+def test_what_the_engine_took_is_kept_beside_what_was_projected(model: Path, watch: type[FakeWatch]) -> None:
+    plan = make_plan(model, machine(), trial=True)
+    assert plan.read_back is not None
+    (in_ram,) = plan.read_back.places
+    assert in_ram.real_bytes == 1 + 2 + 3
+    assert in_ram.predicted_bytes == sum(
+        need.n_bytes for need in plan.memory if need.part in ("weights", "kv_cache", "compute")
+    )
