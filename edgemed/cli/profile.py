@@ -130,7 +130,7 @@ def _device_rows(device: DeviceSpeed) -> list[tuple[str, str]]:
         prefill = f"prompts {_rate(found.compute_64)} at 64 tokens, {_rate(found.compute_512)} at 512"
         rows.append((f"{device.device} {found.format}", f"weights {_rate(found.read)}; {prefill}"))
     for one in device.attention:
-        words = f"keys and values {_rate(one.read)}, shared by heads {_rate(one.decode)}; prompts {_rate(one.prefill)}"
+        words = f"keys and values {_rate(one.read)}, operations {_rate(one.decode)}; prompts {_rate(one.prefill)}"
         rows.append((f"{device.device} attention {one.kv_type}", words))
     if not device.attention:
         words = f"keys and values {_rate(device.kv_read)}; prompts {_rate(device.attention_compute)}"

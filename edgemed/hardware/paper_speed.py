@@ -92,7 +92,7 @@ SHARES: Mapping[DeviceClass, _Share] = {
 }
 
 _NO_ENERGY = NotAvailable(reason="no data sheet tells the energy of a token")
-_NO_SHARED_HEADS = NotAvailable(reason="no data sheet tells what heads that share keys and values cost")
+_NO_OPERATIONS = NotAvailable(reason="no data sheet tells it: all is in what is read")
 _NO_HEAT = NotAvailable(reason="no data sheet tells what heat and power limits leave after a minute")
 _NO_BUS = NotAvailable(reason="it shares main memory: nothing is copied over a bus")
 
@@ -100,9 +100,8 @@ _NO_BUS = NotAvailable(reason="it shares main memory: nothing is copied over a b
 def speed_of(machine: ReferenceMachine) -> EngineSpeed:
     """How fast the engine should be on this machine, every figure with its interval of 30 % either way."""
     cpu, gpu = machine.cpu, machine.gpu
-    devices = [
-        _device(machine, "CPU", SHARES[cpu.device_class], machine.memory.bandwidth, cpu.fp32),
-    ]
+    readable = cpu.bandwidth or machine.memory.bandwidth
+    devices = [_device(machine, "CPU", SHARES[cpu.device_class], readable, cpu.fp32)]
     if gpu is not None:
         peak = gpu.fp16_matrix or gpu.fp32
         devices.append(_device(machine, gpu.engine_name, SHARES[gpu.efficiency], gpu.bandwidth, peak))
@@ -149,7 +148,7 @@ def _device(
         kv_read=kv_read,
         attention_compute=prefill,
         attention=tuple(
-            AttentionSpeed(kv_type=kv_type, read=kv_read, decode=_NO_SHARED_HEADS, prefill=prefill)
+            AttentionSpeed(kv_type=kv_type, read=kv_read, decode=_NO_OPERATIONS, prefill=prefill)
             for kv_type in ("f16", "q8_0")
         ),
         energy=_NO_ENERGY,

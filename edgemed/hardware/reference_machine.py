@@ -111,6 +111,8 @@ class ListedCpu(Record):
     """The fast ones, where cores differ."""
     fp32: ListedFigure
     """Peak of all (fast) cores in 32-bit multiply-adds, each counted as two operations."""
+    bandwidth: ListedFigure | None = None
+    """What the cores alone can read of main memory, where that is less than it gives."""
 
     @property
     def device_class(self) -> DeviceClass:

@@ -119,9 +119,7 @@ def test_the_speed_is_shown_by_device_and_format() -> None:
     rows = dict(profile.rows_of(profile_of(load_machine("rtx3060ti-8g"))))
     assert rows["threads"] == "6 to decode, 6 to read prompts"
     assert rows["CUDA0 q4_k"].startswith("weights 367 GB/s (257 to 478); prompts ")
-    assert rows["CUDA0 attention q8_0"].startswith(
-        "keys and values 269 GB/s (188 to 349), shared by heads not available"
-    )
+    assert rows["CUDA0 attention q8_0"].startswith("keys and values 269 GB/s (188 to 349), operations not available")
     assert rows["CPU overheads"] == "each layer 10 µs (7 to 13), each token 50 µs (35 to 65)"
     assert rows["CUDA0 link"].startswith("to it 25.2 GB/s (17.6 to 32.8)")
 
