@@ -335,6 +335,26 @@ def test_screen_reader_is_told_names_roles_and_whole_sentences(browser: Browser)
         assert told == "The answer is complete. Numbers in this answer: 3 without a source (check)."
 
 
+def test_slow_and_reduced_mode_are_said_in_plain_words_until_they_end(browser: Browser) -> None:
+    with page(browser) as server:
+        assert not browser.shown("#condition")
+        server.engine.report_pace(3.0, expected=9.0, slow=True)
+        ask(browser, "How much?")  # the page also looks by itself every 10 s
+        answered(browser)
+        assert "about 3 times longer" in browser.text("#condition")
+        server.engine.report_pace(9.0, expected=9.0)
+        server.engine.move_to_rung(1, "memory", context_length=256)
+        ask(browser, "And now?")
+        answered(browser, 2)
+        assert "Reduced mode" in browser.text("#condition")
+        assert browser.run(CONTRASTS) == []
+        server.engine.move_to_rung(0, None, context_length=512)
+        ask(browser, "And now?")
+        answered(browser, 3)
+        assert not browser.shown("#condition")
+        assert browser.console() == []
+
+
 def test_tab_goes_through_the_page_in_its_order(browser: Browser) -> None:
     with page(browser):
         ask(browser, "How much?")

@@ -12,6 +12,7 @@ from edgemed.core.errors import EdgemedError, EngineFailed, MissingExtra, ModelR
 from edgemed.core.prompt import PromptPart
 from edgemed.engines import wire
 from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, Sampling, TextEvent
+from edgemed.engines.step_times import Block
 
 _text = st.text(max_size=20)
 _count = st.integers(0, 10**6)
@@ -33,6 +34,12 @@ _requests = st.builds(
     deadline_s=st.none() | _ms,
     reasoning_limit=st.none() | _count,
 )
+
+
+@given(_count, _count, _ms, _count)
+def test_times_of_steps_survive_the_pipe(n_streams: int, n_steps: int, step_s: float, n_threads: int) -> None:
+    (row,) = json.loads(wire.encode_block(Block(n_streams, n_steps, step_s, n_threads, cores=1.0)))
+    assert wire.decode_block(row) == Block(n_streams, n_steps, step_s, n_threads)
 
 
 @given(st.lists(st.tuples(_text, _events), max_size=4))
