@@ -8,12 +8,12 @@ same parts with operations in the place of bytes.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgemed.core.records import MaybeFigure, NotAvailable
+from edgemed.core.records import Figure, MaybeFigure, NotAvailable
+from edgemed.core.tensor_types import BY_NAME
 from edgemed.engines.base import EngineConfig, KvType
 from edgemed.engines.stopwatch import Loaded, Measurement, Timed
 from edgemed.hardware.energy import EnergyMeter
@@ -33,7 +33,7 @@ from edgemed.models.spec import ModelSpec
 
 FORMATS = ("q8_0", "iq4_nl", "q6_k", "q4_k", "f16", "q5_k")
 """In the order in which they are worth knowing, should the time run out."""
-DEPTH = 4096
+DEPTH, _QUICK_DEPTH = 4096, 2048
 _SHORT_DEPTH = 64
 CHUNK, GPU_CHUNK = 128, 512
 """Tokens per step of a prompt: the engine's usual n_ubatch on a processor, and what keeps a card busy."""
@@ -43,6 +43,7 @@ THIN = SyntheticShape(1, 64, 64, 1, 1, 64, 512, tied=True)
 """Next to no weights: what is left is overhead."""
 _GROUPED = SyntheticShape(1, 256, 256, 8, 2, 128, 512, tied=True, architecture="llama")
 """Attention and little else; four query heads share keys and values, as in most models."""
+_WORDS = 32768
 _UNGROUPED = replace(_GROUPED, n_kv_heads=8)
 
 
@@ -81,12 +82,12 @@ class Overheads:
 
     layer: MaybeFigure
     token: MaybeFigure
-    vocabulary: MaybeFigure
+    thin_s: float = 0.0
+    """A whole step of two thin layers."""
 
     def step_s(self, spec: ModelSpec) -> float:
         """Of one step of that model."""
-        words = (value_of(self.vocabulary) or 0.0) * spec.vocab_size
-        return (value_of(self.layer) or 0.0) * spec.n_layers + (value_of(self.token) or 0.0) + words
+        return (value_of(self.layer) or 0.0) * spec.n_layers + (value_of(self.token) or 0.0)
 
 
 def sized(quick: bool, format_name: str, n_bytes: float) -> SyntheticShape:
@@ -96,20 +97,33 @@ def sized(quick: bool, format_name: str, n_bytes: float) -> SyntheticShape:
     return replace(shape, n_layers=max(2, round(n_bytes / per_layer)))
 
 
-def measure_overheads(shop: Workshop, target: Target, *, quick: bool) -> Overheads:
-    """From two or three models of next to no weights. Takes one or two seconds."""
+def measure_overheads(shop: Workshop, target: Target) -> Overheads:
+    """From two models of next to no weights. Takes about a second."""
     shallow = _steps(shop, target, replace(THIN, n_layers=2))
     if isinstance(shallow, NotAvailable):
-        return Overheads(shallow, shallow, shallow)
+        return Overheads(shallow, shallow)
     deep = _steps(shop, target, replace(THIN, n_layers=26))
-    layer = _difference(shop, deep, shallow, 24, "s", "from models of 2 and 26 thin layers")
-    in_layers = 2 * (value_of(layer) or 0.0)
-    token = shop.figure([max(0.0, step - in_layers) for step in shallow], "s", "2 thin layers taken off")
-    if quick:
-        return Overheads(layer, token, NotAvailable(reason="not measured in a quick profile"))
-    wordy = _steps(shop, target, replace(THIN, n_layers=2, vocab_size=65536))
-    words = _difference(shop, wordy, shallow, 65536 - 512, "s", "from vocabularies of 512 and 65536 words")
-    return Overheads(layer, token, words)
+    if isinstance(deep, NotAvailable):
+        return Overheads(deep, shop.seconds(shallow, "with 2 thin layers"), min(shallow))
+    base = min(shallow)
+    layer = shop.seconds([max(0.0, step - base) / 24 for step in deep], "from models of 2 and 26 thin layers")
+    token = shop.seconds([max(0.0, step - 2 * layer.value) for step in shallow], "2 thin layers taken off")
+    return Overheads(layer, token, base)
+
+
+def measure_vocabulary(
+    shop: Workshop, target: Target, overheads: Overheads, formats: Sequence[FormatSpeed]
+) -> MaybeFigure:
+    """Seconds that each word of the vocabulary takes beside the bytes of its row in the head."""
+    shape = replace(THIN, n_layers=2, vocab_size=_WORDS)
+    wordy = _steps(shop, target, shape)
+    if isinstance(wordy, NotAvailable):
+        return wordy
+    read = next((value_of(one.read) for one in formats if one.format == "q8_0"), None)
+    row_s = BY_NAME["q8_0"].row_bytes(THIN.hidden_size) / read if read else 0.0
+    more = _WORDS - THIN.vocab_size
+    seconds = [max(0.0, (step - overheads.thin_s) / more - row_s) for step in wordy]
+    return shop.seconds(seconds, f"from a vocabulary of {_WORDS} words, its rows' bytes taken off")
 
 
 def _steps(shop: Workshop, target: Target, shape: SyntheticShape) -> list[float] | NotAvailable:
@@ -118,56 +132,74 @@ def _steps(shop: Workshop, target: Target, shape: SyntheticShape) -> list[float]
     return found if isinstance(found, NotAvailable) else list(found[0].step_s)
 
 
-def _difference(
-    shop: Workshop, more: list[float] | NotAvailable, less: list[float], count: int, unit: str, note: str
-) -> MaybeFigure:
-    if isinstance(more, NotAvailable):
-        return more
-    base = statistics.median(less)
-    return shop.figure([max(0.0, step - base) / count for step in more], unit, note)
-
-
 def measure_attention(shop: Workshop, target: Target, kv_type: KvType, *, quick: bool) -> AttentionSpeed:
-    """What attention over 4096 tokens costs. Takes one to ten seconds: the tokens before have to be read first."""
-    grouped = _attention_seconds(shop, target, _GROUPED, kv_type)
-    if isinstance(grouped, NotAvailable):
-        return AttentionSpeed(kv_type=kv_type, read=grouped, decode=grouped, prefill=grouped)
-    spec, steps, prompts = grouped
-    work = 4.0 * spec.n_heads * spec.head_dim * DEPTH
-    decode = shop.figure([work / step for step in steps], "op/s", f"4 query heads share keys and values, depth {DEPTH}")
-    more = attention_operations(spec, 64, DEPTH) - attention_operations(spec, 64, _SHORT_DEPTH)
-    prefill = shop.figure([more / seconds for seconds in prompts], "op/s", f"64 tokens at a depth of {DEPTH}")
-    n_bytes = kv_bytes_read(spec, kv_type, DEPTH)
-    note = f"4 query heads share keys and values, depth {DEPTH}; more where they do not"
-    if not quick and shop.seconds_left() > 0:
-        alone = _attention_seconds(shop, target, _UNGROUPED, kv_type)
-        if not isinstance(alone, NotAvailable):
-            n_bytes, steps = kv_bytes_read(alone[0], kv_type, DEPTH), alone[1]
-            note = f"every query head has its own, depth {DEPTH}"
-    read = shop.figure([n_bytes / step for step in steps], "B/s", note)
+    """What attention over earlier tokens costs. Takes one to ten seconds: those tokens have to be read first.
+
+    Two shapes tell bytes from operations: in one every query head has keys and values of its own, in the other four
+    share them, so that the same operations read a quarter of the bytes.
+    """
+    depth, layers = (_QUICK_DEPTH, 1) if quick else (DEPTH, 3)
+    shared = _attention_seconds(shop, target, replace(_GROUPED, n_layers=layers), kv_type, depth)
+    alone = _attention_seconds(shop, target, replace(_UNGROUPED, n_layers=layers), kv_type, depth)
+    if isinstance(shared, NotAvailable):
+        return AttentionSpeed(kv_type=kv_type, read=shared, decode=shared, prefill=shared)
+    more = attention_operations(shared.spec, 64, depth) - attention_operations(shared.spec, 64, _SHORT_DEPTH)
+    prefill = shop.speed([more / seconds for seconds in shared.prompts], "op/s", f"64 tokens at a depth of {depth}")
+    read, beside = _kv_read(shop, shared, alone, kv_type, depth)
+    work = 4.0 * shared.spec.n_heads * shared.spec.head_dim * depth
+    note = f"4 query heads share keys and values, depth {depth}; reading them taken off"
+    decode = shop.speed([work / max(step - beside, step / 10) for step in shared.steps], "op/s", note)
     return AttentionSpeed(kv_type=kv_type, read=read, decode=decode, prefill=prefill)
 
 
+@dataclass(frozen=True, slots=True)
+class _AttentionSeconds:
+    """Seconds of one layer's attention, by repetition."""
+
+    spec: ModelSpec
+    steps: list[float]
+    """One decoding step."""
+    prompts: list[float]
+    """64 tokens of a prompt."""
+
+
 def _attention_seconds(
-    shop: Workshop, target: Target, shape: SyntheticShape, kv_type: KvType
-) -> tuple[ModelSpec, list[float], list[float]] | NotAvailable:
-    """Seconds by which a step and 64 tokens of a prompt take longer, for one layer and 4096 cells."""
+    shop: Workshop, target: Target, shape: SyntheticShape, kv_type: KvType, depth: int
+) -> _AttentionSeconds | NotAvailable:
+    """How much longer a step and 64 tokens of a prompt take with `depth` tokens before them than with a few."""
     wanted = [
-        Measurement(prompt_tokens=64, answer_tokens=6, depth=depth, repetitions=4, at_most_s=4.0)
-        for depth in (_SHORT_DEPTH, DEPTH)
+        Measurement(prompt_tokens=64, answer_tokens=6, depth=before, repetitions=4, at_most_s=2.0)
+        for before in (_SHORT_DEPTH, depth)
     ]
     with shop.model(shape, "q8_0") as (path, spec):
-        config = target.config(path, DEPTH + 256, n_ubatch=target.chunk, kv_type=kv_type)
+        config = target.config(path, depth + 256, n_ubatch=target.chunk, kv_type=kv_type)
         found = shop.time(config, wanted)
     if isinstance(found, NotAvailable):
         return found
     near, far = found
-    share = DEPTH / (DEPTH - _SHORT_DEPTH)
+    share = depth / (depth - _SHORT_DEPTH)
     steps = [(step - min(near.step_s)) * share / spec.n_layers for step in far.step_s]
     prompts = [(seconds - min(near.prompt_s)) / spec.n_layers for seconds in far.prompt_s]
     if min(*steps, *prompts) <= 0:
         return NotAvailable(reason="deep in the context nothing took longer: the measurement was disturbed")
-    return spec, steps, prompts
+    return _AttentionSeconds(spec, steps, prompts)
+
+
+def _kv_read(
+    shop: Workshop, shared: _AttentionSeconds, alone: _AttentionSeconds | NotAvailable, kv_type: KvType, depth: int
+) -> tuple[MaybeFigure, float]:
+    """Bytes of keys and values per second, and the seconds that reading takes of a step whose heads share them."""
+    if isinstance(alone, NotAvailable):
+        return alone, 0.0
+    few, many = (kv_bytes_read(one.spec, kv_type, depth) for one in (shared, alone))
+    base = min(shared.steps)
+    rest = [step - base for step in alone.steps if step > base]
+    if not rest:
+        return NotAvailable(
+            reason="heads that share keys and values are no faster: what is read costs nothing here"
+        ), 0.0
+    read = shop.speed([(many - few) / seconds for seconds in rest], "B/s", f"depth {depth}, beside the operations")
+    return read, min(few / read.value, base / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +270,7 @@ class _Fit:
         rest = [step - fixed for step in timed.step_s]
         if min(rest) <= 0:
             return NotAvailable(reason="the overheads took longer than the step: the measurement was disturbed")
-        return self.shop.figure([n_bytes / seconds for seconds in rest], "B/s", f"{n_bytes / 1e6:.0f} MB of weights")
+        return self.shop.speed([n_bytes / seconds for seconds in rest], "B/s", f"{n_bytes / 1e6:.0f} MB of weights")
 
     def compute(self, timed: Timed, n_tokens: int, read: float | None) -> MaybeFigure:
         """Operations per second of matrices that multiply a whole step's rows."""
@@ -257,7 +289,7 @@ class _Fit:
         if min(rest) <= 0:
             return NotAvailable(reason="the overheads took longer than the prompt: the measurement was disturbed")
         note = f"{n_tokens} tokens in steps of {min(n_tokens, self.chunk)}"
-        return self.shop.figure([work / seconds for seconds in rest], "op/s", note)
+        return self.shop.speed([work / seconds for seconds in rest], "op/s", note)
 
 
 def _energy(shop: Workshop, config: EngineConfig, meter: EnergyMeter | NotAvailable) -> MaybeFigure:
@@ -279,7 +311,7 @@ def _energy(shop: Workshop, config: EngineConfig, meter: EnergyMeter | NotAvaila
         return spent
     if min(spent) <= 0:
         return NotAvailable(reason=f"the counter ({meter.source}) did not rise")
-    return shop.figure(spent, "J", meter.source)
+    return Figure(value=min(spent), unit="J", basis="measured", low=min(spent), high=max(spent), note=meter.source)
 
 
 def prefill_attention(attention: Sequence[AttentionSpeed]) -> float:

@@ -53,10 +53,10 @@ def _crossing(shop: Workshop, target: Target) -> MaybeFigure:
         return whole
     if isinstance(split, NotAvailable):
         return split
-    base = whole[0].step_median_s()
+    base = min(whole[0].step_s)
     changes = 2 * _LAYERS
     seconds = [max(0.0, step - base) / changes for step in split[0].step_s]
-    return shop.figure(seconds, "s", "there or back, the CPU's start of work included")
+    return shop.seconds(seconds, "there or back, the CPU's start of work included")
 
 
 def _context_overhead(shop: Workshop, target: Target) -> MaybeFigure:
@@ -97,7 +97,7 @@ def _copies(shop: Workshop, device: str) -> tuple[MaybeFigure, MaybeFigure]:
         return failed, failed
     note = f"{_COPY_BYTES // MIB} MiB from ordinary memory"
     speeds = ([_COPY_BYTES / seconds for seconds in direction] for direction in (there, back))
-    to_device, from_device = (shop.figure(speed, "B/s", note) for speed in speeds)
+    to_device, from_device = (shop.speed(speed, "B/s", note) for speed in speeds)
     return to_device, from_device
 
 

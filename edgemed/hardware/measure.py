@@ -1,7 +1,7 @@
 """Measures how fast the installed engine is on this machine, on models made for the purpose.
 
 Nothing is taken from data sheets: what a format costs depends on the engine's kernels, the compiler that built them,
-the memory and the heat of the day. Each figure is the median of its repetitions; where they differ by more than
+the memory and the heat of the day. Each figure keeps the spread of its repetitions; where they differ by more than
 `NOISY_SPREAD` in the middle of all figures, or other programs keep the cores busy, the whole record says `noisy`.
 """
 
@@ -27,6 +27,7 @@ from edgemed.hardware.device_speed import (
     measure_attention,
     measure_format,
     measure_overheads,
+    measure_vocabulary,
     prefill_attention,
     sized,
 )
@@ -107,7 +108,7 @@ class _Session:
 
     def measure(self, load: MaybeFigure, *, sustained: bool) -> EngineSpeed:
         gpus = [device.name for device in self.engine.devices if device.kind in ("gpu", "integrated-gpu")]
-        steps = 1 + (1 + len(gpus)) * (2 + len(FORMATS)) + len(gpus)
+        steps = 1 + (1 + len(gpus)) * (3 + len(FORMATS)) + len(gpus)
         with self.progress.task("Measuring the engine", steps) as task:
             self._task = task
             threads, decode, batch = self._threads()
@@ -171,13 +172,13 @@ class _Session:
         )
         return ThreadSpeed(
             n_threads=count,
-            decode=self.shop.figure([1 / seconds for seconds in timed.step_s], "tokens/s"),
-            prefill=self.shop.figure([64 / seconds for seconds in timed.prompt_s], "tokens/s", "64 tokens"),
+            decode=self.shop.speed([1 / seconds for seconds in timed.step_s], "tokens/s"),
+            prefill=self.shop.speed([64 / seconds for seconds in timed.prompt_s], "tokens/s", "64 tokens"),
         )
 
     def _device(self, target: Target) -> DeviceSpeed:
         with self._step(f"{target.device}: overheads"):
-            overheads = measure_overheads(self.shop, target, quick=self.quick)
+            overheads = measure_overheads(self.shop, target)
         with self._step(f"{target.device}: attention"):
             attention = self._attention(target)
         f16 = attention[0]
@@ -193,12 +194,15 @@ class _Session:
                 result = measure_format(self.shop, target, name, overheads, prefill_attention(attention), wish)
                 results.append(result.speed)
                 energy = result.energy if name == "q8_0" else energy
+        with self._step(f"{target.device}: vocabulary") as in_time:
+            late = NotAvailable(reason="not measured: the time for measuring was over")
+            vocabulary = measure_vocabulary(self.shop, target, overheads, results) if in_time else late
         return DeviceSpeed(
             device=target.device,
             formats=tuple(results),
             layer_overhead=overheads.layer,
             token_overhead=overheads.token,
-            vocabulary_overhead=overheads.vocabulary,
+            vocabulary_overhead=vocabulary,
             kv_read=f16.read,
             attention_compute=f16.prefill,
             attention=attention,

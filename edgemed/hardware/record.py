@@ -118,9 +118,9 @@ class AttentionSpeed(Record):
     kv_type: str
     """As in EngineConfig: "f16", "q8_0"."""
     read: MaybeFigure
-    """Bytes of keys and values per second while decoding, where every head has its own: the most that was seen."""
+    """Bytes of keys and values per second while decoding, beside the operations."""
     decode: MaybeFigure
-    """Operations per second while decoding, where several query heads share keys and values."""
+    """Operations per second while decoding, beside what is read: a step takes the time of both together."""
     prefill: MaybeFigure
     """Operations per second while reading a prompt."""
 
