@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgemed import __version__
-from edgemed.cli import ask, export, plan, profile, quantize, serve
+from edgemed.cli import ask, bench, export, plan, profile, quantize, serve
 from edgemed.cli.console import Console
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def root(
 # In the order of a model's way to the clinic.
 app.command("profile")(profile.profile)
 app.command("plan")(plan.plan)
+app.command("bench")(bench.bench)
 app.command("quantize")(quantize.quantize)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
