@@ -1,8 +1,9 @@
-"""The best placement for one order of the GPUs, as an integer program for HiGHS (scipy.optimize.milp).
+"""The best placement for one order of the GPUs, as an integer program.
 
 Layers of a class are alike, so the program counts them instead of naming them. Per class its unknowns are
 
-    pattern[A, G, D]    layers whose attention lies on A, gate/up on G and down on D
+    pattern[A, G, D]    layers whose attention lies on A, gate/up on G and down on D; whole where the counts are whole,
+                        else made so
     format[unit, d, q]  units of a kind that lie on device d in format q
 
 A layer's crossings are in its pattern's cost, as if it gave its result back to its own attention's device. Homes (the
@@ -16,17 +17,15 @@ combination of devices and formats as a column of its own: a format's place in i
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import Any, Literal
 
 import numpy as np
 
-from edgemed.core.native_output import discarded_output
 from edgemed.engines.memory_breakdown import RAM
+from edgemed.plan.integer_program import IntegerProgram
 from edgemed.plan.placement import (
     LAYER_UNITS,
     Choice,
@@ -38,49 +37,11 @@ from edgemed.plan.placement import (
     PlacementProblem,
 )
 
-_SCALED_COST = 1e4
-"""What the objective is scaled to: HiGHS stops at an absolute gap of 1e-6."""
-_SCALED_ROW = 1e6
-"""What a memory limit or error budget is scaled to: HiGHS keeps rows to 1e-6, a millionth of a millionth of it."""
 FITS = 1 + 1e-9
 """How far sums of errors, which are rounded, may pass their budget."""
 
-
-@dataclass(slots=True)
-class _Columns:
-    """The unknowns: what each costs, up to where it goes, and that it is whole."""
-
-    cost: list[float] = field(default_factory=list)
-    most: list[float] = field(default_factory=list)
-    whole: list[int] = field(default_factory=list)
-
-    def add(self, cost: float, most: float, *, whole: bool = True) -> int:
-        """The number of a new one."""
-        self.cost.append(cost)
-        self.most.append(most)
-        self.whole.append(int(whole))
-        return len(self.cost) - 1
-
-
-@dataclass(slots=True)
-class _Rows:
-    """Sums of unknowns that lie between two values."""
-
-    columns: list[int] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    factors: list[float] = field(default_factory=list)
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
-
-    def add(self, terms: Iterable[tuple[float, int]], low: float, high: float) -> None:
-        """One more; terms of the same unknown add up."""
-        for factor, column in terms:
-            self.columns.append(column)
-            self.numbers.append(len(self.low))
-            self.factors.append(factor)
-        self.low.append(low)
-        self.high.append(high)
-
+_WHOLE = 1e-5
+"""HiGHS' own tolerance for whole numbers is 1e-6."""
 
 Aim = Literal["seconds", "ram"]
 """What is to be small: a token's seconds within every limit, or the bytes in RAM within the others' limits."""
@@ -103,7 +64,7 @@ class PatternProgram:
         self.problem, self.aim, self.limits, self.any_order = problem, aim, limits, any_order
         self.devices = (RAM, *order)
         self.crossing_s = [problem.crossing_s[device] for device in self.devices]
-        self.columns, self.rows = _Columns(), _Rows()
+        self.program = IntegerProgram()
         self.bytes_on: list[list[tuple[int, int]]] = [[] for _ in self.devices]
         self.errors: list[tuple[float, int]] = []
         self.patterns: dict[_Pattern, int] = {}
@@ -121,7 +82,7 @@ class PatternProgram:
     @property
     def n_columns(self) -> int:
         """Number of unknowns."""
-        return len(self.columns.cost)
+        return len(self.program.costs)
 
     def _add_class(self, number: int, group: LayerClass) -> None:
         """Patterns of the class, and the formats of its units on each device."""
@@ -131,8 +92,8 @@ class PatternProgram:
         }
         at_all = [[at for at, choices in offered[unit].items() if choices] for unit in LAYER_UNITS]
         for a, g, d in product(*at_all):
-            self.patterns[number, a, g, d] = self.columns.add(self._seconds(self._round_trip((a, g, d))), count)
-        self.rows.add([(1.0, column) for column in self._of_class(number)], count, count)
+            self.patterns[number, a, g, d] = self.program.column(count, whole=False)
+        self.program.row([(1.0, column) for column in self._of_class(number)], count, count)
         for unit in LAYER_UNITS:
             for at, choices in offered[unit].items():
                 if choices:
@@ -156,10 +117,6 @@ class PatternProgram:
                 kept.append(choice)
         return kept
 
-    def _round_trip(self, stops: Sequence[int]) -> float:
-        """Crossings of one layer that ends where it began."""
-        return math.fsum(self._change(a, b) for a, b in pairwise((*stops, stops[0])))
-
     def _change(self, a: int, b: int) -> float:
         return 0.0 if a == b else self.crossing_s[a] + self.crossing_s[b]
 
@@ -168,7 +125,7 @@ class PatternProgram:
         return seconds if self.aim == "seconds" else 0.0
 
     def _charge(self, column: int, choice: Choice, at: int) -> None:
-        self.columns.cost[column] += self._seconds(choice.seconds)
+        self.program.costs[column] += self._seconds(choice.seconds)
         if choice.n_bytes:
             self.bytes_on[at].append((choice.n_bytes, column))
         if choice.ram_bytes:
@@ -180,22 +137,30 @@ class PatternProgram:
         """A column for each format; together they are the patterns that use the unit there."""
         columns = []
         for choice in choices:
-            columns.append(self.columns.add(0.0, count))
+            columns.append(self.program.column(count))
             self._charge(columns[-1], choice, at)
         self.formats[number, unit, at] = list(zip(choices, columns, strict=True))
         position = 1 + LAYER_UNITS.index(unit)
         using = [
             column for pattern, column in self.patterns.items() if pattern[0] == number and pattern[position] == at
         ]
-        self.rows.add([*((1.0, column) for column in columns), *((-1.0, column) for column in using)], 0, 0)
+        self.program.row([*((1.0, column) for column in columns), *((-1.0, column) for column in using)], 0, 0)
 
     def _add_counts(self) -> None:
-        """Whole numbers that the solver may branch on: how many units of a kind lie on a device."""
+        """How many units of a kind lie on each device, and how often a token is taken there and back.
+
+        Whole numbers that decide nearly everything: where the solver can branch on them it proves ten times sooner.
+        """
         n_layers = self.problem.n_layers
         for position in (1, 2, 3):
             for at in range(len(self.devices)):
                 using = [(1.0, column) for pattern, column in self.patterns.items() if pattern[position] == at]
-                self.rows.add([*using, (-1.0, self.columns.add(0.0, n_layers))], 0, 0)
+                self.program.row([*using, (-1.0, self.program.column(n_layers))], 0, 0)
+        for at, seconds in enumerate(self.crossing_s):
+            calls = [(float(_calls(pattern[1:], at)), column) for pattern, column in self.patterns.items()]
+            if seconds > 0 and any(number for number, _ in calls):
+                there_and_back = self.program.column(2 * n_layers, self._seconds(2 * seconds))
+                self.program.row([*calls, (-1.0, there_and_back)], 0, 0)
 
     def _of_class(self, number: int, *, home: int | None = None, down: int | None = None) -> list[int]:
         return [
@@ -207,10 +172,10 @@ class PatternProgram:
     def _add_head(self) -> None:
         for at in range(len(self.devices)):
             for choice in self._offered(self.problem.head, at):
-                column = self.columns.add(0.0, 1)
+                column = self.program.column(1)
                 self._charge(column, choice, at)
                 self.heads.append((choice, at, column))
-        self.rows.add([(1.0, column) for _, _, column in self.heads], 1, 1)
+        self.program.row([(1.0, column) for _, _, column in self.heads], 1, 1)
 
     def _add_arcs(self) -> None:
         """From RAM through the ranges in use, in order, to the end (-1); the final norm lies with the last."""
@@ -218,16 +183,16 @@ class PatternProgram:
         for a in places:
             first = 1 if self.any_order else a + 1
             for b in (*(b for b in range(first, len(self.devices)) if b != a), -1):
-                self.arcs[a, b] = self.columns.add(self._seconds(self._change(a, max(b, 0))), 1)
+                self.arcs[a, b] = self.program.column(1, self._seconds(self._change(a, max(b, 0))))
             if self.problem.final_bytes:
                 self.bytes_on[a].append((self.problem.final_bytes, self.arcs[a, -1]))
         out = {a: [(1.0, column) for (source, _), column in self.arcs.items() if source == a] for a in places}
-        self.rows.add(out[0], 1, 1)
+        self.program.row(out[0], 1, 1)
         for at in places[1:]:
             into = [(-1.0, column) for (_, target), column in self.arcs.items() if target == at]
-            self.rows.add([*out[at], *into], 0, 0)
+            self.program.row([*out[at], *into], 0, 0)
             heads = [(1.0, column) for _, where, column in self.heads if where == at]
-            self.rows.add([*heads, (-1.0, self.arcs[at, -1])], -np.inf, 0)
+            self.program.row([*heads, (-1.0, self.arcs[at, -1])], high=0)
             self._tie_to_layers(at, out[at], heads)
         if self.any_order:
             self._forbid_circles()
@@ -235,20 +200,20 @@ class PatternProgram:
     def _forbid_circles(self) -> None:
         """Every range has a number above that of the range before it (Miller, Tucker and Zemlin)."""
         n_gpus = len(self.devices) - 1
-        numbers = [self.columns.add(0.0, n_gpus, whole=False) for _ in self.devices]
+        numbers = [self.program.column(n_gpus, whole=False) for _ in self.devices]
         for (a, b), arc in self.arcs.items():
             if a > 0 and b > 0:
-                self.rows.add([(1.0, numbers[a]), (-1.0, numbers[b]), (float(n_gpus), arc)], -np.inf, n_gpus - 1)
+                self.program.row([(1.0, numbers[a]), (-1.0, numbers[b]), (float(n_gpus), arc)], high=n_gpus - 1)
 
     def _tie_to_layers(self, at: int, used: list[tuple[float, int]], heads: list[tuple[float, int]]) -> None:
         """A range has layers exactly when it is in use; the last one may have the head alone."""
         layers = [
             (1.0, column) for number in range(len(self.problem.classes)) for column in self._of_class(number, home=at)
         ]
-        self.rows.add([*layers, *heads, *((-1.0, column) for _, column in used)], 0, np.inf)
+        self.program.row([*layers, *heads, *((-1.0, column) for _, column in used)], low=0)
         for number, group in enumerate(self.problem.classes):
             here = [(1.0, column) for column in self._of_class(number, home=at)]
-            self.rows.add([*here, *((-float(len(group.layers)), column) for _, column in used)], -np.inf, 0)
+            self.program.row([*here, *((-float(len(group.layers)), column) for _, column in used)], high=0)
 
     def _add_ends(self) -> dict[tuple[int, int], list[tuple[float, int]]]:
         """Where ranges end; by (range, class), the sum that is 1 when the range's last layer is of the class."""
@@ -256,15 +221,15 @@ class PatternProgram:
         ends: dict[tuple[int, int], list[tuple[float, int]]] = {}
         before: list[int] = []
         for j in range(len(self.devices) - 1):
-            until = [self.columns.add(0.0, 1) for _ in range(n_layers)]
+            until = [self.program.column(1) for _ in range(n_layers)]
             for number in range(n_layers - 1):
-                self.rows.add([(1.0, until[number]), (-1.0, until[number + 1])], 0, np.inf)
+                self.program.row([(1.0, until[number]), (-1.0, until[number + 1])], low=0)
             for earlier, later in zip(before, until, strict=bool(before)) if before else ():
-                self.rows.add([(1.0, later), (-1.0, earlier)], 0, np.inf)
+                self.program.row([(1.0, later), (-1.0, earlier)], low=0)
             for k, group in enumerate(self.problem.classes):
                 here = [column for home in range(j + 1) for column in self._of_class(k, home=home)]
                 terms = [*((1.0, column) for column in here), *((-1.0, until[number]) for number in group.layers)]
-                self.rows.add(terms, 0, 0)
+                self.program.row(terms, 0, 0)
                 last = [(1.0, until[number]) for number in group.layers]
                 last += [(-1.0, until[number + 1]) for number in group.layers if number + 1 < n_layers]
                 ends[j, k] = last
@@ -282,10 +247,10 @@ class PatternProgram:
             for k in range(len(self.problem.classes)):
                 columns = self._savings_of(a, b, k)
                 if columns and (a, k) in ends:
-                    self.rows.add([*((1.0, c) for c in columns), *((-f, c) for f, c in ends[a, k])], -np.inf, 0)
+                    self.program.row([*((1.0, c) for c in columns), *((-f, c) for f, c in ends[a, k])], high=0)
                 taken += columns
             if taken:
-                self.rows.add([*((1.0, column) for column in taken), (-1.0, arc)], -np.inf, 0)
+                self.program.row([*((1.0, column) for column in taken), (-1.0, arc)], high=0)
 
     def _savings_of(self, a: int, b: int, k: int) -> list[int]:
         """Columns that are at most 1 where layers of class `k` end range `a` on `b`, or on a third device."""
@@ -295,59 +260,37 @@ class PatternProgram:
         for saved, downs in ((2 * (home + there), [b]), (2 * home, third)):
             layers = [column for d in downs for column in self._of_class(k, home=a, down=d)]
             if saved > 0 and layers:
-                found.append(self.columns.add(-saved, 1, whole=False))
-                self.rows.add([(1.0, found[-1]), *((-1.0, column) for column in layers)], -np.inf, 0)
+                found.append(self.program.column(1, -saved, whole=False))
+                self.program.row([(1.0, found[-1]), *((-1.0, column) for column in layers)], high=0)
         return found
 
     def _add_limits(self) -> None:
         for at, device in enumerate(self.devices):
             if at == 0 and self.aim == "ram":
                 for n_bytes, column in self.bytes_on[0]:
-                    self.columns.cost[column] += n_bytes
+                    self.program.costs[column] += n_bytes
             elif self.bytes_on[at]:
-                self._add_scaled(self.bytes_on[at], self.limits[device])
-        budget = self.problem.error_budget
-        if budget and self.errors:
-            factor = _SCALED_ROW / budget
-            self.rows.add([(factor * error, column) for error, column in self.errors], -np.inf, _SCALED_ROW * FITS)
-
-    def _add_scaled(self, terms: list[tuple[int, int]], room: int) -> None:
-        """Bytes in their common divisor, which makes small problems exact; large ones in millionths of the room."""
-        unit = math.gcd(*(n_bytes for n_bytes, _ in terms))
-        whole = room // unit
-        factor = min(1.0, _SCALED_ROW / max(whole, 1))
-        self.rows.add([(n_bytes / unit * factor, column) for n_bytes, column in terms], -np.inf, whole * factor)
+                self.program.bytes_row(self.bytes_on[at], self.limits[device])
+        if self.problem.error_budget and self.errors:
+            self.program.budget_row(self.errors, self.problem.error_budget * FITS)
 
     def run(self, gap: float, deadline: float, enough: float) -> tuple[Layout | None, float]:
         """The best layout, if one is better than `enough`, and what no layout is better than."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array
-
         if not self.heads or any(not self._of_class(number) for number in range(len(self.problem.classes))):
             return None, math.inf
-        cost = np.array(self.columns.cost)
-        scale = _SCALED_COST / (self._scale() or 1.0)
-        if math.isfinite(enough):
-            self.rows.add(
-                [(value * scale, number) for number, value in enumerate(cost) if value], -np.inf, enough * scale
-            )
-        rows = self.rows
-        matrix = csr_array((rows.factors, (rows.numbers, rows.columns)), shape=(len(rows.low), self.n_columns))
-        left_s = max(0.1, deadline - time.perf_counter())
-        with discarded_output():
-            result = milp(
-                cost * scale,
-                integrality=np.array(self.columns.whole),
-                bounds=Bounds(np.zeros(self.n_columns), np.array(self.columns.most)),
-                constraints=LinearConstraint(matrix, np.array(rows.low), np.array(rows.high)),
-                options={"mip_rel_gap": gap, "time_limit": left_s},
-            )
-        if result.status == 2:  # infeasible: nothing at all, or nothing better than enough
-            return None, enough
-        bound = result.mip_dual_bound / scale if result.mip_dual_bound is not None else 0.0
-        if result.x is None:
-            return None, min(bound, enough)
-        return self._layout(np.rint(result.x).astype(int)), bound
+        about = self._scale() or 1.0
+        solved = self.program.solve(gap, deadline, about, enough)
+        if solved.values is not None and self._splits_layers(solved.values):
+            for column in self.patterns.values():
+                self.program.whole[column] = True
+            solved = self.program.solve(gap, deadline, about)
+        layout = None if solved.values is None else self._layout(np.rint(solved.values).astype(int))
+        return layout, max(0.0, solved.bound)
+
+    def _splits_layers(self, values: Any) -> bool:
+        """Whether patterns came out as fractions, which counts that are whole nearly always prevent."""
+        found = values[list(self.patterns.values())]
+        return bool(np.any(np.abs(found - np.rint(found)) > _WHOLE))
 
     def _scale(self) -> float:
         """About what the objective comes to."""
@@ -414,3 +357,8 @@ class PatternProgram:
         for unit, at in zip(LAYER_UNITS, pattern[1:], strict=True):
             placed[unit] = Placed(device=self.devices[at], format=formats[number, unit, at].pop(0))
         return LayerPlaces(**placed)
+
+
+def _calls(stops: tuple[int, ...], at: int) -> int:
+    """How often a layer that ends where it began has come to device `at` from another one."""
+    return sum(a != at and b == at for a, b in pairwise((*stops, stops[0])))

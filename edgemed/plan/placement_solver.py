@@ -30,6 +30,8 @@ GAP = 1e-4
 """A plan's figures are not known nearly as well."""
 _SMALLEST_S = 10.0
 """For the layout of the least RAM, which is easy."""
+_TO_THE_BYTE, _ROUGHLY = 1e-9, 0.05
+"""Gaps for it: where it says what is missing, and where it only stands in for a search that had no time."""
 _ATTEMPTS = 4
 """How often a limit is drawn in when HiGHS' tolerance let a few bytes too many in."""
 
@@ -129,7 +131,8 @@ def _what_is_missing(
     problem: PlacementProblem, search: _Search, began: float, least_error: float
 ) -> Solution | NoPlacement:
     """The layout that needs the least RAM: what it lacks, or, when time alone was short, the layout itself."""
-    smallest = _Search(problem, 1e-7, "ram")
+    in_haste = math.isfinite(search.bound)
+    smallest = _Search(problem, _ROUGHLY if in_haste else _TO_THE_BYTE, "ram")
     smallest.try_all(time.perf_counter() + _SMALLEST_S)
     if smallest.best is None:
         return _nothing(began, least_error, "some unit fits no device, or only formats beyond the error budget fit")
