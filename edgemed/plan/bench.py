@@ -35,7 +35,7 @@ from edgemed.plan.workloads import NamedWorkload
 LEAST_REPETITIONS = 5
 NOISY_SPREAD = 0.20
 """Highest less lowest of the repetitions as a share of their median; more is marked."""
-_STEP_TIMEOUT_S = 6 * 3600.0
+_QUESTION_TIMEOUT_S = 6 * 3600.0
 """One question to a large model on a small board."""
 
 PlannedBy = Literal["trial", "prediction", "nothing"]
@@ -76,7 +76,7 @@ class WorkloadReport(Record):
     """Median decoding step of each repetition: what the engine itself needs, others' bursts of work left out."""
 
     def waited(self) -> float:
-        """How many times longer answers took than their median steps: 1 where nobody else took the processor."""
+        """How many times longer answers took than their median steps: 1 where nobody else took the machine's time."""
         steps = statistics.median(self.step_s) * self.timed.answer_tokens
         return statistics.median(self.answer_s) / steps if steps > 0 else 1.0
 
@@ -106,7 +106,7 @@ class BenchReport(Record):
     """"mains" or "battery"."""
     noisy: bool
     noise: tuple[str, ...] = ()
-    """Which figures spread, by how much, and whether others took the processor meanwhile."""
+    """Which figures spread, by how much, and whether others took the machine's time meanwhile."""
 
 
 def plan_from_file(file: Path, model_path: Path) -> Plan:
@@ -213,12 +213,12 @@ def _time(run: _Run, watch: Stopwatch, joules: Joules, repetitions: int, progres
     lengths = run.timed
     with progress.task(f"Timing {run.named.name}", repetitions + 1, "questions") as task:
         warm_up = Measurement(prompt_tokens=lengths.prompt_tokens, answer_tokens=1, repetitions=1)
-        watch.measure(warm_up, timeout_s=_STEP_TIMEOUT_S)
+        watch.measure(warm_up, timeout_s=_QUESTION_TIMEOUT_S)
         task.advance(1)
         once = Measurement(prompt_tokens=lengths.prompt_tokens, answer_tokens=lengths.answer_tokens, repetitions=1)
         for _ in range(repetitions):
             before = joules.read()
-            found = watch.measure(once, timeout_s=_STEP_TIMEOUT_S)
+            found = watch.measure(once, timeout_s=_QUESTION_TIMEOUT_S)
             spent = joules.read() - before
             run.prompt_s += found.prompt_s
             run.answer_s += found.answer_s
@@ -287,7 +287,9 @@ def _noise(report: WorkloadReport) -> list[str]:
     wide = [f"{words} by {100 * spread:.0f} %" for words, spread in spreads.items() if spread > NOISY_SPREAD]
     found = [f"{report.name}: repetitions spread ({', '.join(wide)})"] if wide else []
     if (times := report.waited()) > 1 + NOISY_SPREAD:
-        found.append(f"{report.name}: answers took {times:.2g} times their median steps, so others took the processor")
+        found.append(
+            f"{report.name}: answers took {times:.2g} times their median steps, so others took the machine's time"
+        )
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 from machines import machine
+from rpc_device import rpc_device
 from tiny_models import TinyShape, write_tiny_qwen2
 from typer.testing import CliRunner, Result
 
@@ -99,6 +100,21 @@ def test_without_a_plan_the_servers_own_is_used_and_kept(
     assert result.exit_code == 0, result.output
     report = BenchReport.model_validate_json(result.stdout)
     assert store.load_plan(store.plan_path(model)).digest() == report.plan_digest
+
+
+def test_a_second_devices_memory_has_rows_of_its_own(model: Path, small: str, tmp_path: Path) -> None:
+    with rpc_device() as device:
+        planned = make_plan(model, machine(), PlanRequest(context_length=256, n_slots=1))
+        config = planned.engine_config.model_copy(update={"n_gpu_layers": 3, "devices": (device.name,)})
+        save_plan(planned.model_copy(update={"engine_config": config}), tmp_path / "plan.json")
+        result = edgemed(str(model), "--plan", str(tmp_path / "plan.json"), "--workload", small, "--json")
+    assert result.exit_code == 0, result.output
+    report = BenchReport.model_validate_json(result.stdout)
+    held = {(one.place, one.part): one.real_bytes for one in report.memory.parts}
+    assert held[device.name, "weights"] > held["RAM", "weights"]
+    assert held[device.name, "kv_cache"] > 0
+    assert f"{device.name}: weights" in dict(bench.rows_of(report))
+    assert report.workloads[0].tokens_per_s.measured.available
 
 
 @pytest.mark.parametrize(

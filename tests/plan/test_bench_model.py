@@ -200,7 +200,7 @@ def test_repetitions_that_differ_are_marked_as_noisy(plan: Plan, watch: type[Fak
 def test_answers_slower_than_their_steps_tell_of_other_programs(plan: Plan, watch: type[FakeWatch]) -> None:
     watch.waits = 2.5
     report = measure(plan)
-    assert report.noise == ("question: answers took 2.5 times their median steps, so others took the processor",)
+    assert report.noise == ("question: answers took 2.5 times their median steps, so others took the machine's time",)
 
 
 def test_a_calm_machine_is_not_noisy(plan: Plan) -> None:
