@@ -35,6 +35,14 @@ ENGINE_ENVIRONMENT = {
     "GGML_NO_BACKTRACE": "1",
 }
 
+WITHOUT_DEVICES_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "",
+    "GGML_VK_VISIBLE_DEVICES": "",
+    "EDGEMED_RPC_DEVICES": "",
+}
+"""Hides GPUs from the engine: it starts every driver it finds, used or not, and a broken one ends the process."""
+
 
 class ModelSettings(Record):
     """The `[model]` table."""

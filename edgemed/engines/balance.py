@@ -46,3 +46,5 @@ class WorkerOrders(Record):
     warm_up_s: float = 0.0
     """0 for none."""
     adapts_threads: bool = False
+    hides_devices: bool = False
+    """Start no GPU's driver: one was lost, and this configuration needs none."""

@@ -63,8 +63,12 @@ class Fallback:
 
     @property
     def orders(self) -> WorkerOrders:
-        """What each process is told."""
-        return WorkerOrders(warm_up_s=self._balance.warm_up_s, adapts_threads=self._balance.adapts_threads)
+        """What the next process is told."""
+        return WorkerOrders(
+            warm_up_s=self._balance.warm_up_s,
+            adapts_threads=self._balance.adapts_threads,
+            hides_devices=self.ladder.rung > 0 and not uses_devices(self.ladder.config),
+        )
 
     @property
     def look_s(self) -> float | None:

@@ -20,7 +20,7 @@ _MEMORY = re.compile(
 _DEVICE = re.compile(
     r"has no device|device ?lost|errordevicelost|no rpc device|cuda error|no cuda-capable|cuda driver|"
     r"unspecified launch failure|gpu (?:is lost|has fallen)|initializationfailed|incompatibledriver|"
-    r"remote rpc server crashed|rpc server",
+    r"rpc server crashed|ggml-rpc\S* failed to connect",
     re.IGNORECASE,
 )
 

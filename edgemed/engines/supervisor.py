@@ -367,7 +367,7 @@ class EngineProcess:
             if self._busy() or self._is_over():
                 return
             if self._ladder.climb(state, time.monotonic()):
-                self._leave("What was short is there again.")
+                self._leave("Memory and devices seem to be there again.")
 
     def _leave(self, why: str) -> None:
         """End the child for one on the rung that the ladder now stands on."""

@@ -22,7 +22,12 @@ from typing import IO, Any
 from edgemed.core.errors import EdgemedError, EngineFailed
 from edgemed.core.offline import forbid_outgoing_connections
 from edgemed.core.privacy import forbid_core_dumps
-from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
+from edgemed.core.settings import (
+    ENGINE_ENVIRONMENT,
+    OFFLINE_ENVIRONMENT,
+    WITHOUT_DEVICES_ENVIRONMENT,
+    set_environment,
+)
 from edgemed.core.units import MIB
 from edgemed.engines import wire
 from edgemed.engines.balance import WorkerOrders
@@ -50,6 +55,8 @@ def main() -> None:
     _harden(parent=int(sys.argv[2]))
     orders = WorkerOrders.model_validate_json(sys.argv[3]) if len(sys.argv) > 3 else WorkerOrders()
     set_environment(ENGINE_ENVIRONMENT)
+    if orders.hides_devices:
+        set_environment(WITHOUT_DEVICES_ENVIRONMENT)
     if config.offline:
         set_environment(OFFLINE_ENVIRONMENT)
         forbid_outgoing_connections()

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from child_stand_in import until
 from conftest import ask
+from rpc_device import rpc_device
 
 from edgemed.core.errors import EngineFailed
 from edgemed.demo import demo_model_path
 from edgemed.engines.balance import Balance, machine_state
-from edgemed.engines.base import EngineConfig, EngineHealth, GenerationRequest, Sampling, TextEvent
+from edgemed.engines.base import DoneEvent, EngineConfig, EngineHealth, GenerationRequest, Sampling, TextEvent
 from edgemed.engines.ladder import LadderRules
 from edgemed.engines.llama_cpp import LlamaCpp
 from edgemed.engines.registry import open_engine
@@ -91,26 +92,39 @@ def test_a_warmed_up_engine_says_how_long_a_prompt_it_has_read(endless_model: Pa
         engine.close()
 
 
+_WITH_THREADS = """
+from edgemed.core.settings import ENGINE_ENVIRONMENT, set_environment
+set_environment(ENGINE_ENVIRONMENT)
+from edgemed.demo import demo_model_path
+from edgemed.engines.base import EngineConfig, Sampling
+from edgemed.engines.llama_cpp import LlamaCpp
+from edgemed.engines.scheduler import Chunk
+
+engine = LlamaCpp(EngineConfig(model_path=demo_model_path(), context_length=1024, n_threads=2))
+prompt = [3 + (i * 7919) % 2000 for i in range(300)]
+
+def answer(threads):
+    engine.acquire(0, Sampling())
+    tokens = []
+    for start in range(0, 300, 100):
+        tokens = engine.decode([Chunk(0, prompt[start : start + 100], start, start == 200)])
+    for step, n_threads in enumerate(threads):
+        engine.set_threads(n_threads, n_threads)
+        tokens += engine.decode([Chunk(0, tokens[-1:], 300 + step, True)])
+    engine.release(0)
+    return tokens
+
+alone = answer([2] * 100)
+assert len(set(alone)) > 5, alone
+print(answer([1 + step % 2 for step in range(100)]) == alone, answer([1] * 100) == alone)
+"""
+
+
+# Deeper than 512 tokens, flash attention shares one row's keys out by threads and adds in another order: the rounding
+# then differs, as it does beside other streams.
 def test_an_answer_is_the_same_whatever_the_threads_do_meanwhile() -> None:
-    engine = LlamaCpp(EngineConfig(model_path=demo_model_path(), context_length=512, n_threads=2))
-
-    def answer(threads: Sequence[int]) -> list[int]:
-        """Greedy tokens; before each step its number of threads is set."""
-        ids = list(PROMPT)
-        engine.acquire(0, Sampling())
-        tokens = engine.decode([Chunk(0, ids, 0, True)])
-        for step, n_threads in enumerate(threads):
-            engine.set_threads(n_threads, n_threads)
-            tokens += engine.decode([Chunk(0, tokens[-1:], len(ids) + step, True)])
-        engine.release(0)
-        return tokens
-
-    try:
-        alone = answer([2] * 30)
-        assert answer([1 + step % 2 for step in range(30)]) == alone
-        assert answer([1] * 30) == alone
-    finally:
-        engine.close()
+    done = subprocess.run([sys.executable, "-c", _WITH_THREADS], capture_output=True, text=True, timeout=100)
+    assert done.stdout.split() == ["True", "True"], done.stderr
 
 
 def test_timing_the_steps_does_not_change_what_they_give(endless_model: Path) -> None:
@@ -172,12 +186,35 @@ def test_the_memory_killer_moves_a_real_engine_down_and_it_climbs_back(endless_m
         engine.close()
 
 
+def test_a_real_device_that_is_lost_is_done_without_and_a_climb_to_it_falls_back() -> None:
+    ram = EngineConfig(model_path=demo_model_path(), context_length=256)
+    with rpc_device() as device:
+        plan = ram.model_copy(update={"context_length": 512, "n_gpu_layers": 99, "devices": (device.name,)})
+        rules = LadderRules(quiet_s=0.5, idle_s=0.1)
+        engine = EngineProcess(plan, balance=Balance(ladder=(ram,), rules=rules, look_s=0.05, warm_up_s=0.5))
+        try:
+            engine.start()
+            assert engine.info.memory[device.name][0] > 0
+            running = ask(engine, GenerationRequest("a", PROMPT, 480))
+            assert isinstance(running.next(), TextEvent)
+            device.kill()
+            assert running.error().retryable
+            assert ask(engine, GenerationRequest("b", PROMPT, 20)).wait()
+            until(lambda: engine.health().restarts >= 3 and engine.health().state == "ready")  # down, up, down again
+            health = engine.health()
+            assert (health.rung, health.cause) == (1, "device")
+            assert set(engine.info.memory) == {"RAM"}
+            assert isinstance(ask(engine, GenerationRequest("c", PROMPT, 20)).wait(), DoneEvent)
+        finally:
+            engine.close()
+
+
 _LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))  # the engine's process inherits it
 from edgemed.engines.balance import Balance
-from edgemed.engines.base import EngineConfig, GenerationRequest
+from edgemed.engines.base import DoneEvent, EngineConfig, GenerationRequest
 from edgemed.engines.registry import open_engine
 plan = EngineConfig(model_path=Path(sys.argv[1]), context_length=64_000_000)
 engine = open_engine(plan, balance=Balance(ladder=(plan.model_copy(update={"context_length": 500}),)))

@@ -27,6 +27,7 @@ from edgemed.engines.losses import cause_of, uses_devices
         ("CUDA error: unspecified launch failure", "device"),
         ("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected", "device"),
         ("No RPC device answers at 127.0.0.1:50052.", "device"),
+        ("ggml/src/ggml-rpc/ggml-rpc.cpp:547: Failed to connect to 127.0.0.1:57281", "device"),
         ("Remote RPC server crashed or returned malformed response", "device"),
         ("The engine's process ended with exit code 1.", "fault"),
         ("", "fault"),
