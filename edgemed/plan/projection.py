@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,21 +108,18 @@ def main() -> None:
 
     api = load_api()
     start_backends(api)
-    found = list(_project_all(api, configs))
-    content = {"projections": found, "process_bytes": highest_resident_bytes()}
+    asker = _Asker(api)
+    found = [asker.ask(config) for config in configs]
+    content = {"projections": found, "process_bytes": asker.process_bytes}
     os.write(answer_to, json.dumps(content).encode())
     os._exit(0)  # some drivers crash while they unload; the answer is out
 
 
-def _project_all(api: Any, configs: Sequence[EngineConfig]) -> Iterator[dict[str, Any] | None]:
-    """One answer per configuration; neighbours whose weights lie alike share one look at the file."""
-    asker = _Asker(api)
-    for config in configs:
-        yield asker.ask(config)
-
-
 class _Asker:
-    """Opens models and contexts that allocate nothing, and reads what they would have taken."""
+    """Opens models and contexts that allocate nothing, and reads what they would have taken.
+
+    Neighbours whose weights lie alike share one look at the file.
+    """
 
     def __init__(self, api: Any) -> None:
         self._api = api
@@ -130,6 +127,8 @@ class _Asker:
         self._model: Any = None
         self._loaded: object = None
         self._embedding: tuple[object, dict[str, list[int]]] = (None, {})
+        self.process_bytes = 0
+        """Largest resident memory with one model and its contexts open; later ones find the heap of earlier ones."""
 
     def ask(self, config: EngineConfig) -> dict[str, Any] | None:
         """The answer for one configuration; None for one that the engine refuses."""
@@ -137,6 +136,8 @@ class _Asker:
 
         places = (config.n_gpu_layers, config.devices, config.device_shares, config.tensor_places)
         if self._loaded != places:
+            if self._model:
+                self._api.llama_model_free(self._model)
             self._model = self._open(config)
             self._loaded = places
         if not self._model:
@@ -149,6 +150,7 @@ class _Asker:
             "repacked": self._reader.repacked_bytes(context),
             "embedding": self._ask_embedding(config),
         }
+        self.process_bytes = self.process_bytes or highest_resident_bytes()
         self._api.llama_free(context)
         return found
 

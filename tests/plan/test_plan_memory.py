@@ -7,18 +7,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from machines import machine
+from rpc_device import rpc_device
 from tiny_models import TinyShape, write_tiny_qwen2
 
-from edgemed.engines.base import EngineConfig
+from edgemed.engines.base import EngineConfig, TensorPlace
 from edgemed.engines.memory_breakdown import RAM, Sizes
 from edgemed.engines.pinned import ENGINE_VERSION
+from edgemed.engines.stopwatch import Stopwatch
+from edgemed.hardware.synthetic_model import MIXES, SyntheticShape, write_synthetic
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
-from edgemed.plan import memory, projection
+from edgemed.plan import formula, memory, projection
 from edgemed.plan.memory import estimate_memory, formula_sizes
 from edgemed.plan.projection import Projection, ProjectionFailed, parse_answer, project
+from edgemed.plan.readback import compare_memory
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the projection is read on Linux only")
+MAPPED = SyntheticShape(3, 256, 512, 4, 2, 64, 2048, tied=False)
 SHAPE = TinyShape(n_layers=4, hidden_size=256, ffn_size=1024, n_heads=8, n_kv_heads=4)
 
 # What the engine says when it really allocates: an oracle that shares no code with the breakdown's reader.
@@ -70,6 +76,7 @@ def test_the_projection_is_what_a_real_load_allocates(model: Path, spec: ModelSp
     (estimate,) = estimate_memory(spec, [wanted])
     found = {need.part: need for need in estimate.needs}
     assert all(need.basis == "projected" for part, need in found.items() if part not in ("logits", "process"))
+    assert found["embedding"].n_bytes > 0
     for part, real in zip(("weights", "kv_cache", "compute"), allocated, strict=False):
         assert found[part].n_bytes == pytest.approx(real, rel=0.005), part
     assert found["logits"].n_bytes == pytest.approx(allocated[3], abs=0.006 * 2**20)  # the log has two decimals
@@ -86,13 +93,91 @@ def test_the_formula_equals_the_projection(model: Path, spec: ModelSpec) -> None
     ]
     for wanted, found in zip(configs, project(configs), strict=True):
         assert found is not None
-        formula, engine = formula_sizes(spec, wanted), found.places[RAM]
-        assert formula.kv_cache == engine.kv_cache, wanted
-        assert formula.weights == pytest.approx(engine.weights, rel=0.005), wanted
+        ours, engine = formula_sizes(spec, wanted), found.places[RAM]
+        assert ours.kv_cache == engine.kv_cache, wanted
+        assert ours.weights == pytest.approx(engine.weights, rel=0.005), wanted
         if wanted.kv_type == "f16":
-            assert formula.compute == pytest.approx(engine.compute, rel=0.005), wanted
+            assert ours.compute == pytest.approx(engine.compute, rel=0.005), wanted
         else:  # the formula may say too much here, never too little
-            assert 0.995 * engine.compute <= formula.compute <= 1.07 * engine.compute, wanted
+            assert 0.995 * engine.compute <= ours.compute <= 1.07 * engine.compute, wanted
+
+
+LAYERS = SHAPE.n_layers
+ON_ONE = {"devices": ("RPC0",), "n_gpu_layers": LAYERS + 1}
+ON_TWO = {"devices": ("RPC0", "RPC1"), "n_gpu_layers": LAYERS + 1, "device_shares": (0.7, 0.3)}
+
+
+def places(pattern: str, device: str = "CPU") -> dict[str, object]:
+    return {"tensor_places": (TensorPlace(pattern=pattern, device=device),)}
+
+
+@linux_only
+def test_the_formula_finds_every_byte_of_several_devices(
+    model: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[dict[str, object]] = [
+        *({**ON_ONE, "n_gpu_layers": count} for count in range(LAYERS + 2)),
+        *({**ON_TWO, "n_gpu_layers": count} for count in (1, 2, LAYERS, LAYERS + 1)),
+        {**ON_TWO, "device_shares": (1.0, 3.0), "n_slots": 2},
+        {**ON_TWO, **places(r"blk\.0\.ffn_down", "RPC1")},
+        *({**ON_ONE, **places(pattern)} for pattern in ("ffn_(gate|up|down)", "ffn_down", "attn_", "token_embd")),
+        {**ON_ONE, **places(r"blk\.[01]\.ffn_", "RPC0"), "n_gpu_layers": 0},
+        {**ON_ONE, "kv_type": "q8_0", "n_ubatch": 32},
+    ]
+    configs = [config(model, context_length=512, n_ubatch=64).model_copy(update=change) for change in changes]
+    with rpc_device() as first, rpc_device() as second:
+        monkeypatch.setenv("EDGEMED_RPC_DEVICES", f"{first.address},{second.address}")
+        projections = project(configs)
+    for wanted, found in zip(configs, projections, strict=True):
+        assert found is not None, wanted
+        computed = formula.sizes_by_place(spec, wanted)
+        assert set(computed) == set(found.places), wanted
+        for place, engine in found.places.items():
+            assert computed[place][:2] == engine[:2], (place, wanted)
+            assert computed[place].compute == pytest.approx(engine.compute, rel=0.3, abs=2**18), (place, wanted)
+
+
+@linux_only
+def test_a_device_that_is_not_here_is_refused_for_its_configuration_alone(model: Path, spec: ModelSpec) -> None:
+    absent = config(model, n_gpu_layers=2, devices=("CUDA7",))
+    here, computed = estimate_memory(spec, [config(model), absent])
+    assert here.bytes_in("CUDA7") == 0
+    assert "refuses" in computed.note
+    assert computed.bytes_in("CUDA7") > spec.weight_bytes // LAYERS // 2
+
+
+@linux_only
+def test_looking_at_many_placements_makes_the_process_no_larger(model: Path) -> None:
+    (alone,) = project([config(model)])
+    many = project([config(model), *(config(model, **places(f"blk.{layer}")) for layer in range(4))])
+    assert alone is not None
+    assert many[-1] is not None
+    assert many[-1].process_bytes == pytest.approx(alone.process_bytes, rel=0.05)
+
+
+@linux_only
+def test_a_mapped_file_counts_its_pages_and_the_repacked_copies(tmp_path: Path) -> None:
+    path = write_synthetic(tmp_path / "mapped.gguf", MAPPED, MIXES["nf4-int8"])
+    spec = spec_from_gguf(check_gguf(path))
+    (whole,), (found,) = (estimate_memory(spec, [config(path, use_mmap=mapped)]) for mapped in (False, True))
+    with Stopwatch(config(path, use_mmap=True)) as watch:
+        assert compare_memory(found.needs, watch.loaded.memory).worst_percent() < 0.5
+    weights = [next(need for need in one.needs if need.part == "weights") for one in (whole, found)]
+    assert weights[0].n_bytes <= weights[1].n_bytes <= 2 * weights[0].n_bytes
+    assert "repacked copies" in weights[1].note
+
+
+def test_an_adapter_adds_its_tensors(model: Path, spec: ModelSpec) -> None:
+    adapter = memory.adapter_need(model)
+    (estimate,) = estimate_memory(spec, [config(model)], more=[adapter])
+    rest = sum(need.n_bytes for need in estimate.needs if need.part != "adapters")
+    assert estimate.total_bytes - rest == adapter.n_bytes == spec.weight_bytes
+
+
+def test_a_driver_takes_what_the_profile_measured_or_a_named_assumption() -> None:
+    overheads = memory.driver_overheads(machine(free_vram=8e9), ("CUDA0",))
+    assert [(need.place, need.part, need.basis) for need in overheads] == [("CUDA0", "overhead", "assumed")]
+    assert "not measured" in overheads[0].note
 
 
 @linux_only
@@ -157,9 +242,11 @@ def test_weights_that_cannot_be_the_files_are_not_believed(
         b"ggml_abort",
         b"[]",
         b'{"process_bytes": 1, "projections": []}',
-        b'{"process_bytes": 1, "projections": [{"RAM": [1, 2]}, null]}',
-        b'{"process_bytes": 1, "projections": [{"RAM": [-1, 2, 3]}]}',
-        b'{"process_bytes": 1, "projections": [{"RAM": [1, 2, 1e30]}]}',
+        b'{"process_bytes": 1, "projections": [{"places": {"RAM": [1, 2, 3]}}]}',
+        b'{"process_bytes": 1, "projections": [{"places": {"RAM": [1, 2]}, "embedding": {}, "repacked": 0}, null]}',
+        b'{"process_bytes": 1, "projections": [{"places": {"RAM": [-1, 2, 3]}, "embedding": {}, "repacked": 0}]}',
+        b'{"process_bytes": 1, "projections": [{"places": {"RAM": [1, 2, 1e30]}, "embedding": {}, "repacked": 0}]}',
+        b'{"process_bytes": 1, "projections": [{"places": {}, "embedding": {}, "repacked": -1}]}',
     ],
 )
 def test_a_senseless_answer_is_refused(answer: bytes) -> None:
