@@ -9,6 +9,7 @@ import typer
 
 from edgemed.cli.console import Console
 from edgemed.cli.options import Json, Verbose
+from edgemed.core.errors import UsageError
 from edgemed.core.units import format_bytes, parse_size
 
 if TYPE_CHECKING:
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 
 def plan(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF file, or a name such as: demo")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A GGUF file, or a name such as: demo. On paper: a checkpoint's folder, or a shape such as "
+            "deepseek-r1-distill-qwen-7b.",
+        ),
+    ],
     context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together, per slot.")] = None,
     slots: Annotated[int | None, typer.Option(help="Requests answered side by side.")] = None,
     max_ram: Annotated[str | None, typer.Option(help='Most main memory to take, such as "6GiB".')] = None,
@@ -28,6 +36,9 @@ def plan(
         typer.Option(
             metavar="NAME|FILE", help="Plan for a machine of `edgemed profile --list`, or of this saved profile."
         ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="On paper: as this recipe of `edgemed export` would store it (nf4-int8).")
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a question with its instructions.")] = 512,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 192,
@@ -44,7 +55,9 @@ def plan(
 ) -> None:
     """Place a model on this machine: memory, context, slots, threads, layers on the GPU."""
     from edgemed.cli.models import resolve_model
+    from edgemed.plan.advice import advise, sentences
     from edgemed.plan.make import PlanRequest, make_plan
+    from edgemed.plan.paper_model import is_paper_model, plan_on_paper
     from edgemed.plan.record import Workload
     from edgemed.plan.store import save_plan
 
@@ -56,21 +69,44 @@ def plan(
         max_vram_bytes=None if max_vram is None else parse_size(max_vram),
         workload=Workload(prompt_tokens=prompt_tokens, answer_tokens=answer_tokens),
     )
-    timed = profile is None if trial is None else trial
     machine = _machine(profile, console)
-    found = make_plan(resolve_model(model), machine, request, console, trial=timed)
+    if is_paper_model(model):
+        _only_on_paper(trial, save)
+        found, advice = plan_on_paper(model, recipe, machine, request, console, explain=explain)
+    else:
+        _already_stored(recipe)
+        timed = profile is None if trial is None else trial
+        found = make_plan(resolve_model(model), machine, request, console, trial=timed)
+        advice = advise(found, machine, request) if explain else None
     console.record(found)
     console.table(f"{found.model.path.name} on this machine" if profile is None else "The plan", rows_of(found))
     console.table("What was looked at", candidate_rows(found))
-    if explain:
-        from edgemed.plan.advice import advise, sentences
-
-        console.table("What limits it, and what would help", sentences(advise(found, machine, request)))
+    if advice is not None:
+        console.table("What limits it, and what would help", sentences(advice))
     for note in found.notes:
         console.note(note)
     if save is not None:
         save_plan(found, save)
         console.note(f"Saved as {save}")
+
+
+def _only_on_paper(trial: bool | None, save: Path | None) -> None:
+    """Refuse what needs the model itself."""
+    if trial:
+        raise UsageError("A model that does not exist yet cannot be timed.", next_step="leave out --trial")
+    if save is not None:
+        raise UsageError(
+            "A plan for a model that does not exist yet cannot be served.",
+            next_step="leave out --save, or keep the record: --json > plan.json",
+        )
+
+
+def _already_stored(recipe: str | None) -> None:
+    if recipe is not None:
+        raise UsageError(
+            "--recipe is for a checkpoint or a shape; a GGUF file is stored as it is.",
+            next_step="leave it out, or name the checkpoint's folder",
+        )
 
 
 def _machine(profile: str | None, console: Console) -> HardwareProfile:
@@ -125,8 +161,8 @@ def candidate_rows(found: Plan) -> list[tuple[str, str]]:
     for candidate in found.candidates:
         if candidate.why == OFFERS_LESS:
             continue
-        measured = candidate.measured_s
-        seconds = f"{measured.value:7.2f} s a question; " if measured.available else ""
+        figure = candidate.measured_s if candidate.measured_s.available else candidate.predicted_s
+        seconds = f"{figure.value:7.2f} s a question; " if figure.available else ""
         rows.append((("* " if candidate.chosen else "  ") + candidate.name, f"{seconds}{candidate.why}"))
     return rows
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import edgemed
 from edgemed.core.errors import UsageError
-from edgemed.core.records import Figure, NotAvailable, Record
+from edgemed.core.records import NotAvailable, Record
 from edgemed.hardware.paper_speed import SPREAD, engine_name, speed_of
 from edgemed.hardware.profile import load_profile
 from edgemed.hardware.record import (
+    ON_PAPER,
     CpuProfile,
     DiskProfile,
     EngineDevice,
@@ -86,7 +87,7 @@ def profile_of(machine: ReferenceMachine) -> HardwareProfile:
     return HardwareProfile(
         created=f"{machine.checked}T00:00:00+00:00",
         quick=False,
-        system=f"{machine.title} (on paper)",
+        system=f"{machine.title} {ON_PAPER}",
         cpu=CpuProfile(
             model=TextFact(value=machine.cpu.model),
             architecture=machine.cpu.architecture,
@@ -98,7 +99,7 @@ def profile_of(machine: ReferenceMachine) -> HardwareProfile:
         ),
         memory=MemoryProfile(
             total=machine.figure(machine.memory.total),
-            free=_free_for_cpu(machine),
+            free=machine.figure(machine.memory.free),
             bandwidth=bandwidth,
             bandwidth_one_core=_ON_PAPER,
         ),
@@ -126,19 +127,6 @@ def paper_warnings(machine: ReferenceMachine) -> tuple[str, ...]:
     return (first, f"Processor and {machine.gpu.name} share one memory: what one takes the other has not.")
 
 
-def _free_for_cpu(machine: ReferenceMachine) -> Figure:
-    """Free main memory, less what the engine's GPU may take of it where the plan would count that a second time.
-
-    The engine calls Metal a GPU with memory of its own, and a plan adds the two up; an integrated GPU it leaves alone.
-    """
-    free, gpu = machine.figure(machine.memory.free), machine.gpu
-    if gpu is None or gpu.memory == "own" or gpu.kind != "gpu":
-        return free
-    share = gpu.memory_free.base
-    note = f"what {gpu.engine_name} may not take: {free.value - share:.3g} of {free.value:.3g} bytes; {free.note}"
-    return free.model_copy(update={"value": free.value - share, "note": note})
-
-
 def _gpu_profile(machine: ReferenceMachine, gpu: ListedGpu) -> GpuProfile:
     return GpuProfile(
         name=gpu.name,
@@ -157,7 +145,7 @@ def _engine_devices(machine: ReferenceMachine) -> tuple[EngineDevice, ...]:
         description=machine.cpu.model,
         kind="cpu",
         memory_total=machine.figure(machine.memory.total),
-        memory_free=_free_for_cpu(machine),
+        memory_free=machine.figure(machine.memory.free),
     )
     if (gpu := machine.gpu) is None:
         return (cpu,)
@@ -165,6 +153,7 @@ def _engine_devices(machine: ReferenceMachine) -> tuple[EngineDevice, ...]:
         name=gpu.engine_name,
         description=gpu.name,
         kind=gpu.kind,
+        shares_ram=gpu.memory == "shared",
         memory_total=machine.figure(gpu.memory_total),
         memory_free=machine.figure(gpu.memory_free),
     )

@@ -22,6 +22,8 @@ from edgemed.hardware.record import DeviceKind, EngineDevice, EngineProfile, May
 
 _KINDS: tuple[DeviceKind, ...] = ("cpu", "gpu", "integrated-gpu", "accelerator")
 """enum ggml_backend_dev_type, ggml-backend.h."""
+_METAL = ("Metal", "MTL")
+"""Metal calls itself a GPU; on Apple's chips its memory is the processor's."""
 _TIMEOUT_S = 60.0
 """A first start may compile GPU kernels and read libraries from a slow stick."""
 
@@ -68,6 +70,7 @@ def _device(entry: dict[str, Any]) -> EngineDevice:
         name=str(entry["name"]),
         description=str(entry["description"]),
         kind=kind,
+        shares_ram=kind == "integrated-gpu" or str(entry["name"]).startswith(_METAL),
         memory_total=_memory(int(entry["total"])),
         memory_free=_memory(int(entry["free"])),
     )

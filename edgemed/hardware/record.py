@@ -12,6 +12,8 @@ from pydantic import Field
 
 from edgemed.core.records import Figure, MaybeFigure, NotAvailable, Record, digest_of
 
+ON_PAPER = "(on paper)"
+"""How the system of a machine from the catalog ends."""
 DeviceKind = Literal["cpu", "gpu", "integrated-gpu", "accelerator"]
 
 
@@ -81,6 +83,13 @@ class EngineDevice(Record):
     kind: DeviceKind
     memory_total: MaybeFigure
     memory_free: MaybeFigure
+    shares_ram: bool = False
+    """Its memory is a part of main memory: what one takes the other has not."""
+
+    @property
+    def holds_layers(self) -> bool:
+        """A GPU, whether or not its memory is its own."""
+        return self.kind == "gpu" or (self.kind == "integrated-gpu" and self.shares_ram)
 
 
 class EngineProfile(Record):
@@ -218,6 +227,11 @@ class HardwareProfile(Record):
     load_average: MaybeFigure
     warnings: tuple[str, ...] = ()
     """What keeps this machine from being used well, each with the command that mends it."""
+
+    @property
+    def on_paper(self) -> bool:
+        """Nothing was read or measured: the catalog's idea of a machine."""
+        return self.system.endswith(ON_PAPER)
 
     def hardware_id(self) -> str:
         """A digest of what does not change from minute to minute: a plan made for another one is stale."""

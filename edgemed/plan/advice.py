@@ -120,7 +120,7 @@ def _fewer_bytes(case: Case) -> Iterator[str]:
 
 
 def _machine(plan: Plan, profile: HardwareProfile) -> Iterator[str]:
-    yield from (warning for warning in profile.warnings)
+    yield from (warning for warning in profile.warnings if not profile.on_paper)
     if profile.power_source.available and profile.power_source.value == "battery":
         yield "the machine runs on its battery, where many slow down: connect it to the mains and plan again"
     short = any(candidate.why.startswith(f"{RAM} is short") for candidate in plan.candidates)

@@ -210,7 +210,7 @@ def _placements(spec: ModelSpec, config: EngineConfig, devices: Sequence[EngineD
     """The first layers in main memory, the last ones on the GPU."""
     on_gpu = layers_on_gpu(spec, config)
     first_on_gpu = spec.n_layers - on_gpu
-    names = "+".join(device.name for device in devices if device.kind == "gpu") or "GPU"
+    names = "+".join(device.name for device in devices if device.holds_layers) or "GPU"
     found = []
     if first_on_gpu > 0:
         found.append(Placement(first_layer=0, last_layer=first_on_gpu - 1, place=RAM))

@@ -10,6 +10,7 @@ from edgemed.plan.record import Workload
 from edgemed.plan.rivals import FIT, Rival
 from edgemed.plan.situation import Case
 from edgemed.plan.speed import SpeedPrediction, predict_speed
+from edgemed.plan.trial import NOISE
 
 NEVER_LEFT_OUT = ("CPU alone", "most layers on the GPU", FIT)
 """What the user would have without us is always timed."""
@@ -70,6 +71,9 @@ def worth_timing(rivals: Sequence[Rival], predicted: Mapping[str, MaybeFigure]) 
 
 
 def best_predicted(rivals: Sequence[Rival], predicted: Mapping[str, MaybeFigure]) -> int | None:
-    """The number of the rival that is predicted to be the fastest; None where any prediction is missing."""
+    """The number of the rival that is predicted to be the fastest, the plainest of those that are within the noise;
+    None where any prediction is missing."""
     found = [figure.value for rival in rivals if isinstance(figure := predicted[rival.name], Figure)]
-    return found.index(min(found)) if found and len(found) == len(rivals) else None
+    if not found or len(found) < len(rivals):
+        return None
+    return next(number for number, seconds in enumerate(found) if seconds <= min(found) * (1 + NOISE))

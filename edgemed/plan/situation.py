@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgemed.core.errors import UsageError
@@ -44,6 +44,8 @@ class Offer:
     reserve_bytes: int
     limit_bytes: int
     note: str
+    shares_ram: bool = False
+    """A part of main memory: what lies here counts there as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class Case:
 
     def spare(self, estimate: Estimate, place: str) -> int:
         """Bytes that one place still offers beside it; negative when it is short."""
-        return self.offers[place].limit_bytes - estimate.bytes_in(place)
+        shared = [offer.place for offer in self.offers.values() if offer.shares_ram] if place == RAM else []
+        return self.offers[place].limit_bytes - sum(estimate.bytes_in(name) for name in (place, *shared))
 
 
 def offers(profile: HardwareProfile, request: PlanRequest) -> dict[str, Offer]:
@@ -85,9 +88,11 @@ def offers(profile: HardwareProfile, request: PlanRequest) -> dict[str, Offer]:
         offers[RAM] = _offer(RAM, int(free), reserve, request.max_ram_bytes, "")
     for device in profile.engine_devices():
         memory = value_of(device.memory_free)
-        if device.kind == "gpu" and memory is not None and request.max_vram_bytes != 0:
-            note = f"{device.description}; free as the engine sees it"
-            offers[device.name] = _offer(device.name, int(memory), _GPU_RESERVE_BYTES, request.max_vram_bytes, note)
+        if device.holds_layers and memory is not None and request.max_vram_bytes != 0:
+            shared = "; a part of main memory" if device.shares_ram else ""
+            note = f"{device.description}; free as the engine sees it{shared}"
+            found = _offer(device.name, int(memory), _GPU_RESERVE_BYTES, request.max_vram_bytes, note)
+            offers[device.name] = replace(found, shares_ram=device.shares_ram)
     return offers
 
 
@@ -111,7 +116,7 @@ def check_request(spec: ModelSpec, profile: HardwareProfile, request: PlanReques
             )
     if request.n_slots is not None and not 1 <= request.n_slots <= 64:
         raise UsageError(f"{request.n_slots} slots cannot be had.", next_step="use 1 to 64 slots")
-    if request.max_vram_bytes and not any(device.kind == "gpu" for device in profile.engine_devices()):
+    if request.max_vram_bytes and not any(device.holds_layers for device in profile.engine_devices()):
         raise UsageError(
             "A limit of GPU memory was given, but the engine has no GPU on this machine.",
             next_step="leave out --max-vram; `edgemed profile` says what keeps a GPU from being used",

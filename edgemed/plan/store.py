@@ -153,6 +153,6 @@ def current_profile(progress: Progress) -> HardwareProfile:
         return profile
     _, free = read_ram()
     now: dict[str, object] = {"memory": profile.memory.model_copy(update={"free": free})}
-    if any(device.kind == "gpu" for device in profile.engine_devices()):
+    if any(device.holds_layers for device in profile.engine_devices()):
         now["engine"] = ask_engine()
     return profile.model_copy(update=now)

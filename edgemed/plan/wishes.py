@@ -109,7 +109,7 @@ def is_reduced(spec: ModelSpec, config: EngineConfig, request: PlanRequest) -> b
     """Whether memory, not the user, made it smaller than usual."""
     context = request.context_length or min(USUAL_CONTEXT, spec.context_length)
     slots = request.n_slots or USUAL_SLOTS
-    return config.context_length < context or config.n_slots < slots or config.kv_type != "f16"
+    return config.context_length < context or config.n_slots < slots
 
 
 _MOST_RUNGS = 3

@@ -123,12 +123,11 @@ def test_published_runs_are_cited_for_most_kinds_of_device() -> None:
     assert checked == {"CPU", "CUDA0", "Metal", "Vulkan0"}
 
 
-def test_shared_memory_is_offered_once_where_the_engine_calls_it_its_own() -> None:
-    """A plan adds up main memory and every device of kind "gpu"; Metal is one, though it shares."""
+def test_shared_memory_is_told_as_shared() -> None:
     machine = load_machine("macbook-air-m2-8g")
     profile = profile_of(machine)
-    offered = sum(value_of(device.memory_free) or 0 for device in profile.engine_devices() if device.kind == "gpu")
-    assert offered + (value_of(profile.memory.free) or 0) == pytest.approx(machine.memory.free.base)
+    assert [device.shares_ram for device in profile.engine_devices()] == [True, False]
+    assert value_of(profile.memory.free) == pytest.approx(machine.memory.free.base)
     assert any("share one memory" in warning for warning in profile.warnings)
 
 
