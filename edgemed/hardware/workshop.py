@@ -129,5 +129,5 @@ def _remove_leftovers(folder: Path) -> None:
 
     for left in folder.glob(f"{_PREFIX}*"):
         owner = left.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+        if owner.isdecimal() and int(owner) < 2**31 and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
