@@ -51,11 +51,11 @@ def _limits(case: Case, plan: Plan) -> Iterator[str]:
             f"{budget.place}: {format_bytes(budget.needed_bytes)} of {format_bytes(budget.limit_bytes)} are taken "
             f"({share:.0f} %), most of it by {largest}"
         )
-    outside = case.spec.n_layers - layers_on_gpu(case.spec, config)
-    if config.n_gpu_layers and outside:
-        yield f"{outside} of {case.spec.n_layers} layers lie in main memory: every token waits for them"
-    elif config.tensor_places:
-        yield "part of the feed-forward lies in main memory: every token waits for it"
+    outside = sum(need.n_bytes for need in plan.memory if need.place == RAM and need.part == "weights")
+    rows = sum(tensor.n_bytes for tensor in case.spec.tensors if tensor.role == "embedding")
+    if config.n_gpu_layers and outside > rows:
+        left = format_bytes(outside - rows)
+        yield f"{left} of the weights that every token needs lie in main memory: that is what it waits for"
     elif not config.n_gpu_layers:
         if case.gpu and plan.tried:
             yield f"{case.gpu} was tried and is slower here than the processor alone"
@@ -83,7 +83,9 @@ def _more_layers(case: Case, config: EngineConfig) -> Iterator[str]:
             continue
         more = layers_on_gpu(case.spec, most.config) - now
         freed = before - _on_gpu_bytes(case, changed)
-        if more > 0:
+        if config.tensor_places:
+            found.append((freed, f"{words} frees {format_bytes(max(0, freed))} of the GPU for weights"))
+        elif more > 0:
             found.append(
                 (more, f"{words} frees {format_bytes(max(0, freed))} of the GPU: {more} more layer{'s'[: more > 1]}")
             )

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from edgemed.core.records import Figure
+from edgemed.core.settings import rpc_devices
 from edgemed.core.tensor_types import BY_NAME
 from edgemed.core.units import MIB
 from edgemed.engines.base import EngineConfig, KvType
 from edgemed.engines.memory_breakdown import RAM, Sizes
+from edgemed.hardware.engine_devices import ask_engine
 from edgemed.hardware.record import EngineSpeed, HardwareProfile
 from edgemed.models.gguf import read_gguf
 from edgemed.models.spec import ModelSpec
@@ -76,6 +79,9 @@ def estimate_memory(
     """
     if not configs:
         return []
+    if absent := _absent_devices(configs, gpu_place):
+        note = f"computed, because the engine here has no {absent}"
+        return [_computed(spec, config, note, gpu_place, more) for config in configs]
     try:
         projections = project(configs)
     except ProjectionFailed as failed:
@@ -95,6 +101,20 @@ def estimate_memory(
         else:
             found.append(_projected(spec, config, projection, gpu_place, more))
     return found
+
+
+def _absent_devices(configs: Sequence[EngineConfig], gpu_place: str) -> str:
+    """Devices that the configurations name and the engine does not have, as for a machine on paper; "" for none."""
+    named = {name for config in configs if config.n_gpu_layers for name in config.devices or (gpu_place,) if name}
+    return ", ".join(sorted(named - _engine_devices(rpc_devices()))) if named else ""
+
+
+@lru_cache(maxsize=4)
+def _engine_devices(added: object) -> frozenset[str]:
+    """The names of the engine's devices; asked once, and again when settings add others (`added`)."""
+    del added
+    engine = ask_engine()
+    return frozenset(device.name for device in engine.devices) if engine.available else frozenset()
 
 
 def adapter_need(path: Path, place: str = RAM) -> MemoryNeed:
