@@ -25,9 +25,12 @@ from edgemed.plan.placement import (
     excess_bytes,
     layout_cost,
 )
+from edgemed.plan.placement_start import with_averaged_errors, with_devices_of
 
 GAP = 1e-4
 """A plan's figures are not known nearly as well."""
+_ROUGH_GAP, _START_SHARE = 1e-3, 0.15
+"""For the first of several steps: how well, and in which share of the time that is left."""
 _SMALLEST_S = 10.0
 """For the layout of the least RAM, which is easy."""
 _TO_THE_BYTE, _ROUGHLY = 1e-9, 0.05
@@ -71,11 +74,13 @@ class _Search:
     def __init__(self, problem: PlacementProblem, gap: float, aim: Aim = "seconds") -> None:
         self.problem, self.gap, self.aim = problem, gap, aim
         self.best: tuple[Layout, LayoutCost] | None = None
-        self.bound = math.inf
+        self.bound = self.found_s = math.inf
         self.n_columns = 0
 
     def try_all(self, deadline: float) -> None:
         """Every order of the GPUs, each with its share of the time that is left."""
+        if self.aim == "seconds":
+            self._start(deadline)
         orders = _orders(self.problem)
         # Layers that are all alike can lie anywhere: one program then finds the order as well.
         any_order = len(orders) > 1 and len(self.problem.classes) == 1
@@ -87,11 +92,27 @@ class _Search:
                 order, now + (deadline - now) / (len(orders) - number), any_order=any_order, alone=len(orders) == 1
             )
 
+    def _start(self, deadline: float) -> None:
+        """A first layout where layers differ in errors only: devices as if they were alike, then formats."""
+        averaged = with_averaged_errors(self.problem)
+        if averaged is None:
+            return
+        now = time.perf_counter()
+        rough = solve(averaged, gap=_ROUGH_GAP, time_limit_s=(deadline - now) * _START_SHARE)
+        if not isinstance(rough, Solution):
+            return
+        given = _Search(with_devices_of(self.problem, rough.layout), self.gap)
+        homes = [device for device, _ in rough.layout.ranges]
+        now = time.perf_counter()
+        given._try(homes, now + (deadline - now) * _START_SHARE, any_order=False, alone=True)
+        if given.best is not None:
+            self._keep(given.best[0], layout_cost(self.problem, given.best[0]))
+
     def _try(self, order: Sequence[str], deadline: float, *, any_order: bool, alone: bool) -> None:
         limits = {limit.device: limit.room_bytes for limit in self.problem.devices}
-        enough = math.inf  # only what is better by more than half the gap is looked for in a further order
-        if self.best is not None and self.aim == "seconds":
-            enough = self.best[1].seconds * (1 - self.gap / 2)
+        # Of a further order, only what is better by more than half the gap is looked for. A first layout sets no such
+        # mark: HiGHS finds its way less well with one.
+        enough = self.found_s * (1 - self.gap / 2) if self.aim == "seconds" else math.inf
         for attempt in range(_ATTEMPTS):
             program = PatternProgram(self.problem, order, limits, self.aim, any_order=any_order)
             self.n_columns = max(self.n_columns, program.n_columns)
@@ -104,6 +125,7 @@ class _Search:
             excess = {} if self.aim == "ram" else excess_bytes(self.problem, cost.n_bytes)
             if not excess:
                 self._keep(layout, cost)
+                self.found_s = min(self.found_s, cost.seconds)
                 return
             limits = {device: room - excess.get(device, 0) for device, room in limits.items()}
 
