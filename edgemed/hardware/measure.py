@@ -23,6 +23,7 @@ from edgemed.hardware.cpu import read_cpu
 from edgemed.hardware.device_speed import (
     FORMATS,
     FormatWish,
+    Overheads,
     Target,
     measure_attention,
     measure_format,
@@ -95,6 +96,36 @@ def measure_speed(
         return NotAvailable(reason=f"the engine's speed could not be measured: {error}")
 
 
+_LATE = NotAvailable(reason="not measured: the time for measuring was over")
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What is known of one device so far."""
+
+    target: Target
+    overheads: Overheads
+    attention: tuple[AttentionSpeed, ...]
+    formats: list[FormatSpeed] = field(default_factory=list)
+    energy: MaybeFigure = _LATE
+
+    def speed(self, vocabulary: MaybeFigure) -> DeviceSpeed:
+        """All of it."""
+        f16 = self.attention[0]
+        return DeviceSpeed(
+            device=self.target.device,
+            formats=tuple(self.formats),
+            layer_overhead=self.overheads.layer,
+            token_overhead=self.overheads.token,
+            vocabulary_overhead=vocabulary,
+            kv_read=f16.read,
+            attention_compute=f16.prefill,
+            attention=self.attention,
+            energy=self.energy,
+            sustained=NotAvailable(reason="not measured: edgemed profile --sustained"),
+        )
+
+
 @dataclass(slots=True)
 class _Session:
     """One measurement from its beginning to its end."""
@@ -113,7 +144,11 @@ class _Session:
             self._task = task
             threads, decode, batch = self._threads()
             targets = [Target("CPU", False, decode, batch), *(Target(name, True, decode, batch) for name in gpus)]
-            devices = [self._device(target) for target in targets]
+            findings = [self._basics(target) for target in targets]
+            for name in FORMATS:  # of every device the formats that matter most, should the time run out
+                for found in findings:
+                    self._format(found, name)
+            devices = [found.speed(self._vocabulary(found)) for found in findings]
             links = [self._link(target) for target in targets[1:]]
         if sustained:
             devices = [
@@ -176,39 +211,33 @@ class _Session:
             prefill=self.shop.speed([64 / seconds for seconds in timed.prompt_s], "tokens/s", "64 tokens"),
         )
 
-    def _device(self, target: Target) -> DeviceSpeed:
+    def _basics(self, target: Target) -> _Findings:
+        """What every other measurement on this device has to take off."""
         with self._step(f"{target.device}: overheads"):
             overheads = measure_overheads(self.shop, target)
         with self._step(f"{target.device}: attention"):
-            attention = self._attention(target)
-        f16 = attention[0]
-        meter = gpu_meter(target.device) if target.on_gpu else cpu_meter()
-        results = []
-        energy: MaybeFigure = NotAvailable(reason="not measured")
-        for name in FORMATS:
-            with self._step(f"{target.device}: {name}") as in_time:
-                if not in_time:
-                    results.append(_not_measured(name))
-                    continue
-                wish = FormatWish(self.quick, self._model_bytes(), meter if name == "q8_0" else None)
-                result = measure_format(self.shop, target, name, overheads, prefill_attention(attention), wish)
-                results.append(result.speed)
-                energy = result.energy if name == "q8_0" else energy
-        with self._step(f"{target.device}: vocabulary") as in_time:
-            late = NotAvailable(reason="not measured: the time for measuring was over")
-            vocabulary = measure_vocabulary(self.shop, target, overheads, results) if in_time else late
-        return DeviceSpeed(
-            device=target.device,
-            formats=tuple(results),
-            layer_overhead=overheads.layer,
-            token_overhead=overheads.token,
-            vocabulary_overhead=vocabulary,
-            kv_read=f16.read,
-            attention_compute=f16.prefill,
-            attention=attention,
-            energy=energy,
-            sustained=NotAvailable(reason="not measured: edgemed profile --sustained"),
-        )
+            return _Findings(target, overheads, self._attention(target))
+
+    def _format(self, found: _Findings, name: str) -> None:
+        """Add one format; the first is measured even when the time is over, because nothing can be told without one."""
+        device = found.target.device
+        with self._step(f"{device}: {name}") as in_time:
+            if not in_time and name != FORMATS[0]:
+                found.formats.append(_not_measured(name))
+                return
+            meter = gpu_meter(device) if found.target.on_gpu else cpu_meter()
+            wish = FormatWish(self.quick, self._model_bytes(), meter if name == FORMATS[0] else None)
+            attention = prefill_attention(found.attention)
+            result = measure_format(self.shop, found.target, name, found.overheads, attention, wish)
+            found.formats.append(result.speed)
+            if name == FORMATS[0]:
+                found.energy = result.energy
+
+    def _vocabulary(self, found: _Findings) -> MaybeFigure:
+        with self._step(f"{found.target.device}: vocabulary") as in_time:
+            if not in_time:
+                return _LATE
+            return measure_vocabulary(self.shop, found.target, found.overheads, found.formats)
 
     def _attention(self, target: Target) -> tuple[AttentionSpeed, ...]:
         types: tuple[KvType, ...] = ("f16",) if self.quick else ("f16", "q8_0")
@@ -283,8 +312,7 @@ def noise_note(spreads: Sequence[float], load: MaybeFigure, cores: int) -> str:
 
 
 def _not_measured(name: str) -> FormatSpeed:
-    late = NotAvailable(reason="not measured: the time for measuring was over")
-    return FormatSpeed(format=name, read=late, compute_64=late, compute_512=late)
+    return FormatSpeed(format=name, read=_LATE, compute_64=_LATE, compute_512=_LATE)
 
 
 def speed_warnings(speed: MaybeSpeed, engine: MaybeEngine, cpu: CpuProfile) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from typer.testing import CliRunner, Result
 
 from edgemed.cli import plan, profile
 from edgemed.core.errors import EdgemedError, ModelRefused, PlanInfeasible, UsageError
+from edgemed.core.records import NotAvailable
 from edgemed.core.units import GIB
+from edgemed.hardware import profile as measured
 from edgemed.hardware.profile import current_profile_path, load_profile, save_profile
 from edgemed.hardware.record import HardwareProfile
 from edgemed.plan.record import Plan
@@ -20,6 +22,8 @@ from edgemed.plan.store import load_plan
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGEMED_HOME", str(tmp_path / "home"))
+    # The engine's speed is tests/hardware's matter: here it would be measured anew for every profile.
+    monkeypatch.setattr(measured, "measure_speed", lambda *_, **__: NotAvailable(reason="left out by the test"))
     return tmp_path / "home"
 
 

@@ -17,8 +17,8 @@ from edgemed.hardware.cpu import cpu_quota, read_cpu
 from edgemed.hardware.disk import measure_read, memory_backed, read_disk
 from edgemed.hardware.engine_devices import ask_engine, parse_answer
 from edgemed.hardware.memory import container_memory, last_cache_bytes, measure_copy, read_ram
-from edgemed.hardware.profile import current_profile_path, load_profile, save_profile
-from edgemed.hardware.record import EngineProfile, HardwareProfile, TextFact
+from edgemed.hardware.profile import current_profile_path, load_profile, save_profile, speed_holds
+from edgemed.hardware.record import EngineProfile, EngineSpeed, HardwareProfile, TextFact
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc and /sys")
 
@@ -233,12 +233,39 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, content: bytes) ->
         load_profile(tmp_path / "absent.json")
 
 
+def test_a_profile_of_another_version_is_told_apart_from_a_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text('{"schema_version": 1, "created": "2026-01-01T00:00:00+00:00"}')
+    with pytest.raises(
+        UsageError, match=r"written by another version of edgemed \(schema 1; this one reads 2\)"
+    ) as told:
+        load_profile(path)
+    assert "edgemed profile" in told.value.next_step
+
+
+def test_speed_figures_hold_for_their_machine_and_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from machines import machine
+
+    profile = machine()
+    assert not speed_holds(profile, profile.hardware_id(), "engine 1")
+    unknown = NotAvailable(reason="not read")
+    speed = EngineSpeed(engine="engine 1", n_threads=1, n_threads_batch=1, threads=(), devices=(), load_average=unknown)
+    known = profile.model_copy(update={"speed": speed})
+    assert speed_holds(known, profile.hardware_id(), "engine 1")
+    assert not speed_holds(known, profile.hardware_id(), "engine 2")
+    assert not speed_holds(known, machine(usable=1).hardware_id(), "engine 1")
+    assert not speed_holds(known, profile.hardware_id(), "engine 1", at_most_days=1e-6)
+
+
 def test_this_machine_is_measured_and_kept_without_loading_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (
         "import os, sys; os.environ['EDGEMED_HOME'] = sys.argv[1]\n"
+        "import functools\n"
+        "from edgemed.hardware import profile\n"
         "from edgemed.hardware.profile import measure_profile, save_profile\n"
+        "profile.measure_speed = functools.partial(profile.measure_speed, at_most_s=-1)  # the least it can do\n"
         "save_profile(measure_profile(quick=True))\n"
         "print([name for name in sys.modules if name.startswith(('llama_cpp', 'torch'))])"
     )
