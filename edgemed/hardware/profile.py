@@ -23,7 +23,7 @@ from edgemed.hardware.gpu import read_gpus
 from edgemed.hardware.measure import measure_speed, speed_warnings
 from edgemed.hardware.memory import read_memory
 from edgemed.hardware.power import read_load, read_power, read_temperature
-from edgemed.hardware.record import EngineSpeed, HardwareProfile, MaybeEngine, value_of
+from edgemed.hardware.record import EngineProfile, EngineSpeed, HardwareProfile, MaybeEngine, MaybeSpeed, value_of
 
 __all__ = [
     "HardwareProfile",
@@ -37,11 +37,16 @@ __all__ = [
 
 
 def measure_profile(
-    progress: Progress | None = None, *, quick: bool = False, sustained: bool = False
+    progress: Progress | None = None,
+    *,
+    quick: bool = False,
+    sustained: bool = False,
+    speed_without_gpu: bool = True,
 ) -> HardwareProfile:
     """This machine, measured now: under 20 seconds when quick, else under 3 minutes, a minute more when `sustained`.
 
-    The load is read first, because measuring raises it.
+    Without `speed_without_gpu` the engine's speed is measured only where there is a GPU to share with: a plan for the
+    processor alone is timed with its model anyway. The load is read first, because measuring raises it.
     """
     watcher: Progress = progress or SilentProgress()
     load, temperature, (source, charge) = read_load(), read_temperature(), read_power()
@@ -53,7 +58,10 @@ def measure_profile(
         task.advance(1)
     memory = read_memory(watcher, cores, quick=quick)
     disk = read_disk(data_dir(), watcher, quick=quick)
-    speed = measure_speed(watcher, quick=quick, sustained=sustained, engine=engine, load=load)
+    shares = isinstance(engine, EngineProfile) and any(device.holds_layers for device in engine.devices)
+    speed: MaybeSpeed = NotAvailable(reason="not measured; `edgemed profile` does")
+    if speed_without_gpu or shares:
+        speed = measure_speed(watcher, quick=quick, sustained=sustained, engine=engine, load=load)
     return HardwareProfile(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         quick=quick,

@@ -52,7 +52,7 @@ def plan_for(
     if saved is not None and holds and not saved.reduced:
         return saved
     read_spec(model_path)  # before the machine is measured: a damaged file should not cost seconds
-    profile = current_profile(watcher)
+    profile = current_profile(watcher, speed_without_gpu=False)
     request = PlanRequest(context_length=context_length, n_slots=n_slots)
     if saved is not None and holds and _same_service(saved, make_plan(model_path, profile, request, watcher)):
         return saved  # there is still no room for more: nothing to time again
@@ -139,16 +139,20 @@ def keep(progress: Progress, save: Callable[[], object]) -> bool:
     return True
 
 
-def current_profile(progress: Progress) -> HardwareProfile:
-    """The saved profile with today's free memory, while it is of this machine; else a new quick one, saved."""
+def current_profile(progress: Progress, *, speed_without_gpu: bool = True) -> HardwareProfile:
+    """The saved profile with today's free memory, while it is of this machine; else a new quick one, saved.
+
+    `speed_without_gpu`: one without the engine's speed is not good enough, although no GPU has to be shared with.
+    """
     path = current_profile_path()
     try:
         profile = load_profile(path)
         usable = profile.hardware_id() == hardware_now() and profile.engine_name() == engine_name()
+        usable = usable and (profile.speed.available or not speed_without_gpu)
     except UsageError:
         usable = False
     if not usable:
-        profile = measure_profile(progress, quick=True)
+        profile = measure_profile(progress, quick=True, speed_without_gpu=speed_without_gpu)
         keep(progress, lambda: save_profile(profile))
         return profile
     _, free = read_ram()

@@ -124,15 +124,24 @@ def test_the_saved_profile_is_used_with_todays_free_memory(model: Path, monkeypa
     today = bytes_figure(12345)
     monkeypatch.setattr(store, "read_ram", lambda: (machine().memory.total, today))
     monkeypatch.setattr(store, "measure_profile", None)
-    assert current_profile(SilentProgress()).memory.free == today
+    assert current_profile(SilentProgress(), speed_without_gpu=False).memory.free == today
 
 
 def test_a_machine_without_profile_is_measured_and_kept(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     current_profile_path().unlink()
     measured = machine()
-    monkeypatch.setattr(store, "measure_profile", lambda progress, quick: measured)
-    assert current_profile(SilentProgress()) == measured
+    monkeypatch.setattr(store, "measure_profile", lambda progress, quick, speed_without_gpu: measured)
+    assert current_profile(SilentProgress(), speed_without_gpu=False) == measured
     assert load_profile(current_profile_path()) == measured
+
+
+def test_a_profile_without_speeds_is_measured_again_where_they_are_needed(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = machine(physical=2)
+    monkeypatch.setattr(store, "measure_profile", lambda progress, quick, speed_without_gpu: measured)
+    assert current_profile(SilentProgress()) == measured
+    assert current_profile(SilentProgress(), speed_without_gpu=False).cpu == machine(physical=2).cpu
 
 
 def test_a_disk_that_refuses_does_not_keep_the_model_from_running(
@@ -141,7 +150,7 @@ def test_a_disk_that_refuses_does_not_keep_the_model_from_running(
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the data directory should be")
     monkeypatch.setenv("EDGEMED_HOME", str(blocked))
-    monkeypatch.setattr(store, "measure_profile", lambda progress, quick: machine())
+    monkeypatch.setattr(store, "measure_profile", lambda progress, quick, speed_without_gpu: machine())
     listener = Listener()
     assert plan_for(model, listener).engine_config.n_slots == 4
     assert any("Not kept" in note for note in listener.notes)
