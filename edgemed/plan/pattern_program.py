@@ -2,15 +2,17 @@
 
 Layers of a class are alike, so the program counts them instead of naming them. Per class its unknowns are
 
-    pattern[A, G, D]    layers whose attention lies on A, gate/up on G and down on D; whole where the counts are whole,
-                        else made so
+    pattern[A, G, D]    layers whose attention lies on A, gate/up on G and down on D
     format[unit, d, q]  units of a kind that lie on device d in format q
 
-A layer's crossings are in its pattern's cost, as if it gave its result back to its own attention's device. Homes (the
-devices of attention) are consecutive ranges: arcs lead from one that is in use to the next, and where a range's last
-layer left its result where the next range begins, what was charged too much comes back. Layers that differ have their
-numbers: until[j, layer] is 1 while the layer lies in range j or an earlier one. With these, every layout that llama.cpp
-can run is counted at exactly what `layout_cost` says. A linear relaxation with patterns is as tight as one with every
+and, of all classes together, the counts that everything but the formats follows from: units of a kind on each device,
+and how often a token goes there and back. These are whole; patterns then nearly always are, or are made so.
+
+A layer's crossings are counted as if it gave its result back to its own attention's device. Homes (the devices of
+attention) are consecutive ranges: arcs lead from one that is in use to the next, and where a range's last layer left
+its result where the next range begins, what was charged too much comes back. Layers that differ have their numbers:
+until[j, layer] is 1 while the layer lies in range j or an earlier one. With these, every layout that llama.cpp can run
+is counted at exactly what `layout_cost` says. A linear relaxation with patterns is as tight as one with every
 combination of devices and formats as a column of its own: a format's place in its layer does not matter.
 """
 

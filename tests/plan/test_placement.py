@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgemed.engines.memory_breakdown import RAM
+from edgemed.plan.pattern_program import PatternProgram
 from edgemed.plan.placement import (
     LAYER_UNITS,
     Choice,
@@ -368,6 +369,14 @@ def test_a_budget_below_every_format_says_what_quality_costs_at_least() -> None:
     assert isinstance(found, NoPlacement)
     assert (found.missing_bytes, found.least_error) == (None, 19.0)
     assert "19" in found.reason
+
+
+def test_patterns_that_come_out_as_fractions_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = made_problem(random.Random(11), layers=3, gpus=1, formats=1, tight=1.0)
+    asked = []
+    monkeypatch.setattr(PatternProgram, "_splits_layers", lambda *_: asked.append(1) or True)
+    check_against_everything(problem)
+    assert asked
 
 
 def test_time_that_is_over_still_gives_a_layout_with_an_honest_gap() -> None:
