@@ -69,14 +69,18 @@ def plan(
         max_vram_bytes=None if max_vram is None else parse_size(max_vram),
         workload=Workload(prompt_tokens=prompt_tokens, answer_tokens=answer_tokens),
     )
-    machine = _machine(profile, console)
-    if is_paper_model(model):
+    on_paper = is_paper_model(model)
+    if on_paper:
         _only_on_paper(trial, save)
-        found, advice = plan_on_paper(model, recipe, machine, request, console, explain=explain)
     else:
         _already_stored(recipe)
+        path = resolve_model(model)
+    machine = _machine(profile, console)
+    if on_paper:
+        found, advice = plan_on_paper(model, recipe, machine, request, console, explain=explain)
+    else:
         timed = profile is None if trial is None else trial
-        found = make_plan(resolve_model(model), machine, request, console, trial=timed)
+        found = make_plan(path, machine, request, console, trial=timed)
         advice = advise(found, machine, request) if explain else None
     console.record(found)
     console.table(f"{found.model.path.name} on this machine" if profile is None else "The plan", rows_of(found))
