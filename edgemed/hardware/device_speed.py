@@ -178,11 +178,16 @@ def _attention_seconds(
         return found
     near, far = found
     share = depth / (depth - _SHORT_DEPTH)
-    steps = [(step - min(near.step_s)) * share / spec.n_layers for step in far.step_s]
-    prompts = [(seconds - min(near.prompt_s)) / spec.n_layers for seconds in far.prompt_s]
-    if min(*steps, *prompts) <= 0:
+    steps = _above(far.step_s, min(near.step_s), share / spec.n_layers)
+    prompts = _above(far.prompt_s, min(near.prompt_s), 1 / spec.n_layers)
+    if not steps or not prompts:
         return NotAvailable(reason="deep in the context nothing took longer: the measurement was disturbed")
     return _AttentionSeconds(spec, steps, prompts)
+
+
+def _above(seconds: Sequence[float], fixed: float, share: float = 1.0) -> list[float]:
+    """What is left of each duration; those that were shorter than what is taken off were disturbed and do not count."""
+    return [(one - fixed) * share for one in seconds if one > fixed]
 
 
 def _kv_read(
@@ -193,11 +198,9 @@ def _kv_read(
         return alone, 0.0
     few, many = (kv_bytes_read(one.spec, kv_type, depth) for one in (shared, alone))
     base = min(shared.steps)
-    rest = [step - base for step in alone.steps if step > base]
+    rest = _above(alone.steps, base)
     if not rest:
-        return NotAvailable(
-            reason="heads that share keys and values are no faster: what is read costs nothing here"
-        ), 0.0
+        return NotAvailable(reason="heads that share keys and values are no faster: reading them is free here"), 0.0
     read = shop.speed([(many - few) / seconds for seconds in rest], "B/s", f"depth {depth}, beside the operations")
     return read, min(few / read.value, base / 2)
 
@@ -267,8 +270,8 @@ class _Fit:
         """Bytes of weights per second in decoding steps."""
         fixed = self.overheads.step_s(self.spec)
         n_bytes = sum(tensor.n_bytes for tensor in matrices(self.spec))
-        rest = [step - fixed for step in timed.step_s]
-        if min(rest) <= 0:
+        rest = _above(timed.step_s, fixed)
+        if not rest:
             return NotAvailable(reason="the overheads took longer than the step: the measurement was disturbed")
         return self.shop.speed([n_bytes / seconds for seconds in rest], "B/s", f"{n_bytes / 1e6:.0f} MB of weights")
 
@@ -285,8 +288,8 @@ class _Fit:
                     fixed += tensor.n_bytes / read
                 elif rows > 1 and not is_head(tensor):
                     work += operations(tensor, rows)
-        rest = [seconds - fixed for seconds in timed.prompt_s]
-        if min(rest) <= 0:
+        rest = _above(timed.prompt_s, fixed)
+        if not rest:
             return NotAvailable(reason="the overheads took longer than the prompt: the measurement was disturbed")
         note = f"{n_tokens} tokens in steps of {min(n_tokens, self.chunk)}"
         return self.shop.speed([work / seconds for seconds in rest], "op/s", note)

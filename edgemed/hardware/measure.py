@@ -60,6 +60,8 @@ _QUICK_CACHES, _FULL_CACHES = 3, 6
 """A model takes so many times the last cache."""
 _MOST_MODEL_BYTES = 512 * MIB
 _LEAST_MODEL_BYTES = 96 * MIB
+_GPU_MODEL_BYTES = 256 * MIB
+"""Leaves the caches of every consumer card (72 MiB in an RTX 4090)."""
 _SUSTAINED_S = 60.0
 _ALIKE = 0.03
 """Of thread counts whose speeds differ by less, the smallest is taken: it leaves cores to others."""
@@ -86,11 +88,12 @@ def measure_speed(
     if isinstance(found, NotAvailable):
         return NotAvailable(reason=found.reason)
     caches = _QUICK_CACHES if quick else _FULL_CACHES
-    wanted = min(_MOST_MODEL_BYTES, max(caches * last_cache_bytes(), _LEAST_MODEL_BYTES))
+    on_cpu = min(_MOST_MODEL_BYTES, max(caches * last_cache_bytes(), _LEAST_MODEL_BYTES))
+    wanted = max(on_cpu, _GPU_MODEL_BYTES) if _gpus(found) else on_cpu
     limit = at_most_s or (_QUICK_S if quick else _FULL_S)
     try:
         with open_workshop(wanted, limit) as shop:
-            session = _Session(shop, found, read_cpu(), progress or SilentProgress(), quick)
+            session = _Session(shop, found, read_cpu(), progress or SilentProgress(), quick, on_cpu)
             return session.measure(busy, sustained=sustained)
     except (NoRoom, OSError) as error:
         return NotAvailable(reason=f"the engine's speed could not be measured: {error}")
@@ -135,10 +138,12 @@ class _Session:
     cpu: CpuProfile
     progress: Progress
     quick: bool
+    cpu_bytes: int = _MOST_MODEL_BYTES
+    """Of a model that leaves the processor's caches."""
     _task: Task | None = field(default=None)
 
     def measure(self, load: MaybeFigure, *, sustained: bool) -> EngineSpeed:
-        gpus = [device.name for device in self.engine.devices if device.kind in ("gpu", "integrated-gpu")]
+        gpus = _gpus(self.engine)
         steps = 1 + (1 + len(gpus)) * (3 + len(FORMATS)) + len(gpus)
         with self.progress.task("Measuring the engine", steps) as task:
             self._task = task
@@ -226,7 +231,8 @@ class _Session:
                 found.formats.append(_not_measured(name))
                 return
             meter = gpu_meter(device) if found.target.on_gpu else cpu_meter()
-            wish = FormatWish(self.quick, self._model_bytes(), meter if name == FORMATS[0] else None)
+            n_bytes = self._model_bytes(on_gpu=found.target.on_gpu)
+            wish = FormatWish(self.quick, n_bytes, meter if name == FORMATS[0] else None)
             attention = prefill_attention(found.attention)
             result = measure_format(self.shop, found.target, name, found.overheads, attention, wish)
             found.formats.append(result.speed)
@@ -250,7 +256,7 @@ class _Session:
     def _sustained(self, target: Target) -> MaybeFigure:
         """The last part's speed as a share of the first's, in a minute of decoding."""
         slices = 12
-        shape = sized(self.quick, "q8_0", self._model_bytes())
+        shape = sized(self.quick, "q8_0", self._model_bytes(on_gpu=target.on_gpu))
         title = f"A minute of load on {target.device}"
         with self.shop.model(shape, "q8_0") as (path, _), self.progress.task(title, slices) as task:
 
@@ -267,8 +273,13 @@ class _Session:
             found = self.shop.use(target.config(path, 256), load)
         return found if isinstance(found, NotAvailable) else sustained_share(found)
 
-    def _model_bytes(self) -> float:
-        return float(self.shop.most_bytes)
+    def _model_bytes(self, *, on_gpu: bool = False) -> float:
+        return float(min(self.shop.most_bytes, _GPU_MODEL_BYTES if on_gpu else self.cpu_bytes))
+
+
+def _gpus(engine: EngineProfile) -> list[str]:
+    """The engine's names of the devices beside the CPU that can hold layers."""
+    return [device.name for device in engine.devices if device.kind in ("gpu", "integrated-gpu")]
 
 
 def sustained_share(steps: Sequence[float]) -> MaybeFigure:
