@@ -3,12 +3,12 @@
     python benchmarks/bench_plan_memory.py [--only TEXT] [--json FILE]
 
 Each configuration is projected from the file's header, then served by a real engine process: every slot reads a prompt
-that fills its context, at most 512 tokens, and writes a few, and a text is embedded, so that hardly a page is promised
-and untouched (the engine clears the KV cache when it allocates it: all of it is resident from the start). Then
-the engine is asked for its buffers by device, and the system for the process's resident memory. "Devices" are main
-memory and llama.cpp's RPC server on loopback (tests/rpc_device.py; benchmarks/peers/build.py --only rpc), which stands
-in for a GPU. Models are made of random weights in a temporary folder (at most 1.1 GB at a time). Takes some minutes on
-2 cores; nothing is timed, so other work on the machine does not matter.
+that fills its context (at most 512 tokens where the model is larger than 20 MB) and writes an answer, and a text is
+embedded, so that hardly a page is promised and untouched; the KV cache is resident from the start, because the engine
+clears it. Then the engine is asked for its buffers by device, and the system for the process's resident memory.
+"Devices" are main memory and llama.cpp's RPC server on loopback (tests/rpc_device.py; benchmarks/peers/build.py --only
+rpc), which stands in for a GPU. Models are made of random weights in a temporary folder (at most 1.1 GB at a time).
+Takes some minutes on 2 cores; nothing is timed, so other work on the machine does not matter.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ from edgemed.plan.readback import Difference, MemoryReadback, compare_memory
 
 DEVICE = "RPC0"
 _LONGEST_PROMPT = 512
+_SMALL_BYTES = 20_000_000
 SHAPES = {
+    "6M": SyntheticShape(6, 256, 768, 4, 2, 64, 5120, tied=True),
     "0.1B": SyntheticShape(12, 768, 2048, 12, 4, 64, 32000, tied=True),
     "0.3B": SyntheticShape(16, 1024, 3072, 16, 8, 64, 64000, tied=False, architecture="llama"),
     "0.4B": SyntheticShape(24, 1024, 4096, 16, 4, 64, 65536, tied=True),
@@ -89,7 +91,7 @@ def _case(shape: str, kind: str, context: int, **settings: Any) -> Case:
 
 CASES = (
     _case("demo", "q8_0", 8192),
-    _case("demo", "q8_0", 4096, n_slots=4, kv_type="q8_0", n_ubatch=512),
+    _case("6M", "q8_0", 4096, n_slots=4, kv_type="q8_0", n_ubatch=512),
     _case("demo", "q8_0", 2048, n_gpu_layers=7, n_slots=2),
     _case("0.1B", "f16", 4096, kv_type="q8_0"),
     _case("0.1B", "f16", 512, use_mmap=True, n_slots=2, n_ubatch=32),
@@ -203,10 +205,14 @@ def _fill(engine: EngineProcess, config: EngineConfig) -> None:
         if isinstance(event, DoneEvent | ErrorEvent):
             left.release()
 
-    n_vocab, n_tokens = engine.info.vocab_size, min(config.context_length - 8, _LONGEST_PROMPT)
+    n_vocab = engine.info.vocab_size
+    # An answer outlasts the reading of all prompts: then all slots are full at the same time.
+    answer = min(config.context_length // 4, 16 + config.n_slots * (config.context_length // config.n_ubatch + 1))
+    whole = config.model_path.stat().st_size < _SMALL_BYTES
+    n_tokens = min(config.context_length - answer, config.context_length if whole else _LONGEST_PROMPT)
     for slot in range(config.n_slots):
         prompt = tuple((300 + 7919 * n + slot) % (n_vocab - 300) for n in range(n_tokens))
-        engine.submit(GenerationRequest(id=str(slot), prompt=prompt, max_tokens=8), on_event)
+        engine.submit(GenerationRequest(id=str(slot), prompt=prompt, max_tokens=answer if whole else 8), on_event)
     for _ in range(config.n_slots):
         left.acquire()
     if faults:
