@@ -312,7 +312,7 @@ def _energy(shop: Workshop, config: EngineConfig, meter: EnergyMeter | NotAvaila
     spent = shop.use(config, decode)
     if isinstance(spent, NotAvailable):
         return spent
-    if min(spent) <= 0:
+    if not all(joules > 0 for joules in spent):  # nor is what is not a number
         return NotAvailable(reason=f"the counter ({meter.source}) did not rise")
     return Figure(value=min(spent), unit="J", basis="measured", low=min(spent), high=max(spent), note=meter.source)
 

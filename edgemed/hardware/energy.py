@@ -5,6 +5,7 @@ The engine numbers cards as CUDA does, NVML by PCI slot: with several unlike car
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class EnergyMeter:
     source: str
     """What is counted: "RAPL package"."""
     read: Callable[[], float]
-    """Joules so far, from some time on."""
+    """Joules so far, from some time on; not a number when the counter can no longer be read."""
 
 
 def cpu_meter(root: Path = Path("/")) -> EnergyMeter | NotAvailable:
@@ -37,7 +38,14 @@ def cpu_meter(root: Path = Path("/")) -> EnergyMeter | NotAvailable:
         return NotAvailable(reason=f"{files[0]} may be read by root alone")
     except (OSError, ValueError) as error:
         return NotAvailable(reason=f"{files[0]} cannot be read: {error}")
-    return EnergyMeter("RAPL, processor packages, idling included", lambda: _joules(files))
+
+    def read() -> float:
+        try:
+            return _joules(files)
+        except (OSError, ValueError):
+            return math.nan
+
+    return EnergyMeter("RAPL, processor packages, idling included", read)
 
 
 def _joules(files: list[Path]) -> float:
@@ -58,7 +66,14 @@ def gpu_meter(name: str) -> EnergyMeter | NotAvailable:
         return NotAvailable(reason="the package nvidia-ml-py is not installed")
     except pynvml.NVMLError as error:
         return NotAvailable(reason=f"NVML: {error}")
-    return EnergyMeter("NVML, whole card", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+
+    def read() -> float:
+        try:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+        except pynvml.NVMLError:  # a driver that resets meanwhile must not end a measurement of minutes
+            return math.nan
+
+    return EnergyMeter("NVML, whole card", read)
 
 
 def gpu_free_bytes(name: str) -> int | None:
