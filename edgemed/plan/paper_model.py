@@ -18,11 +18,14 @@ from edgemed.hardware.synthetic_model import SyntheticShape, synthetic_tensors, 
 from edgemed.models.checkpoint import open_checkpoint, spec_from_checkpoint
 from edgemed.models.spec import TensorSpec
 from edgemed.plan.advice import Advice, advise
-from edgemed.plan.make import make_plan
+from edgemed.plan.make import make_plan, read_spec
 from edgemed.plan.record import Plan
-from edgemed.plan.situation import PlanRequest
+from edgemed.plan.situation import Case, PlanRequest, offers
+from edgemed.plan.solved import joint_formats
 
 USUAL_RECIPE = "nf4-int8"
+AUTO = "auto"
+"""Formats chosen together with their places, at no larger error than the usual recipe's."""
 _CONTEXT = 131072
 _QWEN_WORDS, _LLAMA_WORDS = 152064, 128256
 
@@ -49,21 +52,40 @@ def plan_on_paper(
 ) -> tuple[Plan, Advice | None]:
     """How a shape of `SHAPES` or the checkpoint in a folder would run as `recipe` (default: nf4-int8) stores it.
 
-    With `explain` also what limits it.     Raises UsageError for an unknown shape, recipe or architecture; as `make_plan` does for what does not fit.
+    `auto` chooses formats and places together. With `explain` also what limits it. Raises UsageError for an unknown
+    shape, recipe or architecture; as `make_plan` does for what does not fit.
     """
     shape, context_length, name = _shape_of(model)
     chosen = recipe or USUAL_RECIPE
-    types = recipe_types(shape, chosen)
+    types = recipe_types(shape, USUAL_RECIPE if chosen == AUTO else chosen)
     with tempfile.TemporaryDirectory(prefix="edgemed-paper-") as folder:
         future = Path(f"{name}-{chosen}.gguf")
         path = write_header_only(Path(folder) / future, shape, types, context_length=context_length)
         made = make_plan(path, profile, request, progress)
+        if chosen == AUTO:
+            types |= _jointly(made, profile, request)
+            path.unlink()
+            write_header_only(path, shape, types, context_length=context_length)
+            made = make_plan(path, profile, request, progress)
         note = f"{future} does not exist yet: edgemed export makes it. Nothing was timed."
+        if chosen == AUTO:
+            bits = 8 * sum(tensor.n_bytes for tensor in read_spec(path).tensors) / read_spec(path).n_parameters
+            note = (
+                "Formats were chosen together with their places, at the usual error of nf4-int8. To choose them by "
+                f"measurement: edgemed export CHECKPOINT --recipe auto --target-bpw {bits:.2f}. Nothing was timed."
+            )
         identity = made.model.model_copy(update={"path": future})
         command = made.engine_command.replace(str(path), str(future))
         advice = advise(made, profile, request) if explain else None
         changes = {"model": identity, "engine_command": command, "notes": (*made.notes, note)}
         return made.model_copy(update=changes), advice
+
+
+def _jointly(made: Plan, profile: HardwareProfile, request: PlanRequest) -> dict[str, str]:
+    """Formats that make a question faster at no larger error, for the service that the plan offers."""
+    case = Case(made.model.path, read_spec(made.model.path), profile, request, offers(profile, request))
+    plain = made.engine_config.model_copy(update={"tensor_places": (), "devices": (), "device_shares": ()})
+    return joint_formats(case, plain, made.workload)
 
 
 def recipe_types(shape: SyntheticShape, recipe: str) -> dict[str, str]:

@@ -42,6 +42,16 @@ def test_16_bits_of_it_do_not() -> None:
         on_paper(SEVEN, "f16", "raspberry-pi5-8g")
 
 
+def test_formats_chosen_with_their_places_are_faster_where_memory_is_short() -> None:
+    short = {"n_slots": 1, "max_vram_bytes": 3 * GIB}
+    mix = on_paper(SEVEN, "nf4-int8", "rtx3060ti-8g", **short)
+    auto = on_paper(SEVEN, "auto", "rtx3060ti-8g", **short)
+    assert mix.tokens_per_s.available
+    assert auto.tokens_per_s.available
+    assert auto.tokens_per_s.value > 1.1 * mix.tokens_per_s.value
+    assert "--target-bpw" in auto.notes[-1]
+
+
 def test_memory_that_is_shared_counts_once() -> None:
     plan = on_paper(SEVEN, "nf4-int8", "macbook-air-m2-8g", n_slots=1, context_length=2048)
     free = {budget.place: budget for budget in plan.budgets}
