@@ -27,6 +27,8 @@ from edgemed.plan.situation import Case
 from edgemed.plan.speed import CPU, CostModel, SpeedUnknown
 
 _ATTEMPTS = 3
+_SOLVER_S = 5.0
+"""Longest for one program; what it has by then is within a percent of the best."""
 _UBATCHES = (128, 512)
 _PLACED = ("weights", "kv_cache")
 """Parts of an estimate that the program places itself; the others are what a device takes at all."""
@@ -57,7 +59,7 @@ def _solved(case: Case, shape: EngineConfig, workload: Workload, speed: EngineSp
     model = CostModel(speed, shape.n_threads, shape.n_threads_batch or shape.n_threads)
     for _ in range(_ATTEMPTS):
         problem = placement_problem(case.spec, _costs(case, shape, workload, model, rooms, taken))
-        solution = solve(problem)
+        solution = solve(problem, time_limit_s=_SOLVER_S)
         if not isinstance(solution, Solution):
             return None
         config = to_engine_config(solution.layout, case.spec, shape)
@@ -93,7 +95,7 @@ def joint_formats(case: Case, shape: EngineConfig, workload: Workload) -> dict[s
     except SpeedUnknown:
         return {}
     problem = placement_problem(case.spec, costs, format_candidates(case.spec, tuple(USUAL_ERRORS), error), budget)
-    solution = solve(problem)
+    solution = solve(problem, time_limit_s=_SOLVER_S)
     if not isinstance(solution, Solution):
         return {}
     chosen = {
