@@ -29,6 +29,8 @@ class Balance:
     """One stream, by the plan; None where nobody measured it."""
     warm_up_s: float = 20.0
     """Longest full-length warm-up; a box that reads slowly stops there."""
+    warm_up_after_fall_s: float = 5.0
+    """The same on a lower rung in mid-service, when questions wait for it."""
     adapts_threads: bool = True
     rules: LadderRules = field(default_factory=LadderRules)
     pace: PaceRules = field(default_factory=PaceRules)

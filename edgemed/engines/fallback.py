@@ -60,15 +60,23 @@ class Fallback:
         self._budget = RestartBudget(limits)
         self._paces: dict[int, PaceWatch] = {}
         self._looked_at = float("-inf")
+        self._served = False
 
     @property
     def orders(self) -> WorkerOrders:
         """What the next process is told."""
         return WorkerOrders(
-            warm_up_s=self._balance.warm_up_s,
+            warm_up_s=self._warm_up_s(),
             adapts_threads=self._balance.adapts_threads,
             hides_devices=self.ladder.rung > 0 and not uses_devices(self.ladder.config),
         )
+
+    def _warm_up_s(self) -> float:
+        """In full at the start and after a climb, when nobody waits; briefly after a fall; not for what has run."""
+        full = self._balance.warm_up_s
+        if self.ladder.has_run:
+            return 0.0
+        return min(full, self._balance.warm_up_after_fall_s) if self._served and self.ladder.fell else full
 
     @property
     def look_s(self) -> float | None:
@@ -95,6 +103,7 @@ class Fallback:
 
     def took(self, info: EngineInfo, now: float) -> None:
         """The present rung runs."""
+        self._served = True
         self.ladder.loaded({place: sum(parts) for place, parts in info.memory.items()}, now)
 
     def after_loss(self, loss: Loss, now: float) -> Verdict:

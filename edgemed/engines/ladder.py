@@ -73,6 +73,7 @@ class Ladder:
         """The rung before the last climb; None when it is proven, or was a step down."""
         self._low_since: float | None = None
         self._ready_at = float("-inf")
+        self._ran: set[int] = set()
         self._needs: dict[int, Mapping[str, int]] = {}
         """Bytes by place that each rung took when it ran."""
 
@@ -96,6 +97,16 @@ class Ladder:
         return max(self._rules.least_reserve_bytes, int(self._rules.reserve_share * (total_ram or 0)))
 
     @property
+    def has_run(self) -> bool:
+        """Whether the present rung has run before, and was not climbed to since."""
+        return self.rung in self._ran and self._came_from is None
+
+    @property
+    def fell(self) -> bool:
+        """Whether the last change was a step down."""
+        return self.rung > 0 and self._came_from is None
+
+    @property
     def can_drop_devices(self) -> bool:
         """Whether a lower rung runs in main memory alone."""
         return self._below("device") is not None
@@ -103,6 +114,7 @@ class Ladder:
     def loaded(self, needs: Mapping[str, int], now: float) -> None:
         """The present rung runs, and took so many bytes by place; empty where it cannot be said."""
         self._ready_at = now
+        self._ran.add(self.rung)
         if needs:
             self._needs[self.rung] = needs
 

@@ -15,11 +15,14 @@ import pytest
 from child_stand_in import QUICK, Machine, engine_on, rungs, until
 from conftest import Answer, ask
 
-from edgemed.core.errors import EngineFailed, UsageError
+from edgemed.core.errors import EngineFailed, EngineLost, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.core.units import MIB
 from edgemed.engines import wire
-from edgemed.engines.base import DoneEvent, Event, GenerationRequest, TextEvent
+from edgemed.engines.balance import Balance
+from edgemed.engines.base import DoneEvent, EngineInfo, Event, GenerationRequest, TextEvent
+from edgemed.engines.fallback import Fallback, Loss
+from edgemed.engines.ladder import MachineState
 from edgemed.engines.limits import Limits
 from edgemed.engines.supervisor import EngineProcess
 from edgemed.engines.watchdog import PaceRules
@@ -268,6 +271,32 @@ def test_a_move_is_no_question_s_fault(endless_model: Path) -> None:
         machine.free_ram, machine.held = 8 << 30, False
         assert [answer.error().retryable for answer in (*running, next_in_line)] == [True] * 3
         assert waiting.done().completion_tokens == 20  # it was sent to two processes that ended before it began
+
+
+def test_nobody_waits_long_for_a_warm_up_after_a_fall(endless_model: Path) -> None:
+    plan, *ladder = rungs(endless_model)
+    fallback = Fallback(plan, Limits(), Balance(ladder=tuple(ladder), rules=QUICK))
+    info = EngineInfo(
+        engine="", architecture="", model_name="", context_length=1, n_slots=1, vocab_size=1, chat_template=""
+    )
+    assert (fallback.orders.warm_up_s, fallback.orders.hides_devices) == (20.0, False)
+    fallback.took(info, 0.0)
+    fallback.after_loss(Loss(EngineLost("gone"), "fault", loaded=True), 1.0)
+    assert fallback.orders.warm_up_s == 0.0  # the same again
+    fallback.after_loss(Loss(EngineLost("gone"), "device", loaded=True), 2.0)
+    assert (fallback.orders.warm_up_s, fallback.orders.hides_devices) == (5.0, True)
+    fallback.took(info, 3.0)
+    assert fallback.ladder.climb(MachineState(None, None), 10.0)
+    assert fallback.orders.warm_up_s == 20.0
+    fallback.after_loss(Loss(EngineLost("gone"), "device", loaded=False), 11.0)
+    assert (fallback.ladder.rung, fallback.orders.warm_up_s) == (2, 0.0)
+
+
+def test_a_start_that_had_to_move_down_is_still_warmed_up_in_full(endless_model: Path) -> None:
+    plan, *ladder = rungs(endless_model)
+    fallback = Fallback(plan, Limits(), Balance(ladder=tuple(ladder)))
+    fallback.after_loss(Loss(EngineLost("gone"), "memory", loaded=False), 1.0)
+    assert (fallback.ladder.rung, fallback.orders.warm_up_s) == (1, 20.0)
 
 
 def test_a_text_is_tokenized_across_a_move(endless_model: Path) -> None:
