@@ -244,7 +244,8 @@ def _show(outcomes: list[Outcome]) -> None:
         by_place = {found.place: found for found in one.found.places}
         rss = one.found.resident
         assert rss is not None
-        cells = [one.case.name(), one.case.words(), _pair(by_place.get(RAM)), _pair(by_place.get(DEVICE))]
+        words = one.case.words().replace("|", "\\|")  # a bar would end the cell
+        cells = [one.case.name(), words, _pair(by_place.get(RAM)), _pair(by_place.get(DEVICE))]
         cells += [f"{one.found.worst_percent():.3f} %", f"{one.formula_percent:.2f} %"]
         print(f"| {' | '.join(cells)} | {_pair(rss)}, {rss.difference_percent:+.1f} % |")
     devices = [one.found.worst_percent() for one in outcomes]
