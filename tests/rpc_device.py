@@ -13,6 +13,7 @@ Every process that is started inside the block finds the device by its environme
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
@@ -41,7 +42,7 @@ class RpcDevice:
     address: str
     library: Path
     name: str = "RPC0"
-    """What the engine calls it: the first of EDGEMED_RPC_DEVICES."""
+    """What the engine calls it, by its place in EDGEMED_RPC_DEVICES: a block inside another adds a device."""
 
     def kill(self) -> None:
         """End it at once, as a driver's reset would; whoever uses it finds out by himself."""
@@ -79,7 +80,9 @@ def running_device(limit_bytes: int | None = None, threads: int = 1) -> Iterator
             _limit(device.process.pid, limit_bytes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGEMED_RPC_LIBRARY", str(device.library))
-            patch.setenv("EDGEMED_RPC_DEVICES", device.address)
+            before = [address for address in os.environ.get("EDGEMED_RPC_DEVICES", "").split(",") if address]
+            patch.setenv("EDGEMED_RPC_DEVICES", ",".join([*before, device.address]))
+            device.name = f"RPC{len(before)}"
             yield device
     finally:
         device.kill()

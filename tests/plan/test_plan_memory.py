@@ -112,9 +112,7 @@ def places(pattern: str, device: str = "CPU") -> dict[str, object]:
 
 
 @linux_only
-def test_the_formula_finds_every_byte_of_several_devices(
-    model: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_formula_finds_every_byte_of_several_devices(model: Path, spec: ModelSpec) -> None:
     changes: list[dict[str, object]] = [
         *({**ON_ONE, "n_gpu_layers": count} for count in range(LAYERS + 2)),
         *({**ON_TWO, "n_gpu_layers": count} for count in (1, 2, LAYERS, LAYERS + 1)),
@@ -125,8 +123,8 @@ def test_the_formula_finds_every_byte_of_several_devices(
         {**ON_ONE, "kv_type": "q8_0", "n_ubatch": 32},
     ]
     configs = [config(model, context_length=512, n_ubatch=64).model_copy(update=change) for change in changes]
-    with rpc_device() as first, rpc_device() as second:
-        monkeypatch.setenv("EDGEMED_RPC_DEVICES", f"{first.address},{second.address}")
+    with rpc_device(), rpc_device() as second:
+        assert second.name == "RPC1"
         projections = project(configs)
     for wanted, found in zip(configs, projections, strict=True):
         assert found is not None, wanted
