@@ -147,6 +147,26 @@ def test_killed_worker_fails_what_runs_and_the_next_request_succeeds(home: Path,
         assert served.end()[0] == 0
 
 
+def test_a_worker_that_the_memory_killer_ended_comes_back_smaller_and_health_says_why(home: Path, model: Path) -> None:
+    with serving(home, model) as served:
+
+        def health() -> dict[str, Any]:
+            return dict(httpx.get(f"{served.url}/health", timeout=10, trust_env=False).json())
+
+        before = health()
+        assert (before["state"], before["rung"]) == ("normal", 0)
+        assert before["warm_up_tokens"] == before["context_length"] == served.said["context_length"]
+        (worker,) = psutil.Process(served.process.pid).children()
+        worker.kill()
+        assert served.chat().status_code == 200
+        after = health()
+        assert (after["status"], after["state"], after["rung"]) == ("ok", "reduced", 1)
+        assert "SIGKILL" in after["reason"]
+        assert "low on memory" in after["words"]
+        size = after["context_length"] * after["n_slots"]
+        assert size < before["context_length"] * before["n_slots"]
+
+
 def test_no_process_is_left_behind(home: Path, model: Path) -> None:
     with serving(home, model) as served:
         (worker,) = psutil.Process(served.process.pid).children()
