@@ -41,8 +41,10 @@ _QUICK_SHAPE = SyntheticShape(1, 1536, 6144, 12, 2, 128, 512, tied=True)
 _FULL_SHAPE = SyntheticShape(1, 2048, 8192, 16, 4, 128, 512, tied=True)
 THIN = SyntheticShape(1, 64, 64, 1, 1, 64, 512, tied=True)
 """Next to no weights: what is left is overhead."""
-_GROUPED = SyntheticShape(1, 256, 256, 8, 2, 128, 512, tied=True, architecture="llama")
-"""Attention and little else; four query heads share keys and values, as in most models."""
+_GROUPED = SyntheticShape(1, 1024, 256, 8, 2, 128, 512, tied=True, architecture="llama")
+"""Attention and little else; four query heads share keys and values, as in most models. The head is made so large that
+each step drives keys and values out of the caches, as a real model's weights do; reading a prompt hardly touches it."""
+_ATTENTION_LAYERS = 2
 _WORDS = 32768
 _UNGROUPED = replace(_GROUPED, n_kv_heads=8)
 
@@ -132,15 +134,29 @@ def _steps(shop: Workshop, target: Target, shape: SyntheticShape) -> list[float]
     return found if isinstance(found, NotAvailable) else list(found[0].step_s)
 
 
-def measure_attention(shop: Workshop, target: Target, kv_type: KvType, *, quick: bool) -> AttentionSpeed:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How something is to be measured."""
+
+    quick: bool
+    n_bytes: float
+    """Of a model that leaves the device's caches."""
+    meter: EnergyMeter | NotAvailable | None = None
+    """Counts the joules of decoding, where wanted."""
+
+
+def measure_attention(shop: Workshop, target: Target, kv_type: KvType, wish: Wish) -> AttentionSpeed:
     """What attention over earlier tokens costs. Takes one to ten seconds: those tokens have to be read first.
 
     Two shapes tell bytes from operations: in one every query head has keys and values of its own, in the other four
     share them, so that the same operations read a quarter of the bytes.
     """
-    depth, layers = (_QUICK_DEPTH, 1) if quick else (DEPTH, 3)
-    shared = _attention_seconds(shop, target, replace(_GROUPED, n_layers=layers), kv_type, depth)
-    alone = _attention_seconds(shop, target, replace(_UNGROUPED, n_layers=layers), kv_type, depth)
+    depth = _QUICK_DEPTH if wish.quick else DEPTH
+    words = round(wish.n_bytes / BY_NAME["q8_0"].row_bytes(_GROUPED.hidden_size))
+    shared, alone = (
+        _attention_seconds(shop, target, replace(shape, n_layers=_ATTENTION_LAYERS, vocab_size=words), kv_type, depth)
+        for shape in (_GROUPED, _UNGROUPED)
+    )
     if isinstance(shared, NotAvailable):
         return AttentionSpeed(kv_type=kv_type, read=shared, decode=shared, prefill=shared)
     more = attention_operations(shared.spec, 64, depth) - attention_operations(shared.spec, 64, _SHORT_DEPTH)
@@ -167,8 +183,9 @@ def _attention_seconds(
     shop: Workshop, target: Target, shape: SyntheticShape, kv_type: KvType, depth: int
 ) -> _AttentionSeconds | NotAvailable:
     """How much longer a step and 64 tokens of a prompt take with `depth` tokens before them than with a few."""
+    seconds = 2.0 if depth > _QUICK_DEPTH else 0.8
     wanted = [
-        Measurement(prompt_tokens=64, answer_tokens=6, depth=before, repetitions=4, at_most_s=2.0)
+        Measurement(prompt_tokens=64, answer_tokens=6, depth=before, repetitions=4, at_most_s=seconds)
         for before in (_SHORT_DEPTH, depth)
     ]
     with shop.model(shape, "q8_0") as (path, spec):
@@ -206,17 +223,6 @@ def _kv_read(
 
 
 @dataclass(frozen=True, slots=True)
-class FormatWish:
-    """How a format is to be measured."""
-
-    quick: bool
-    n_bytes: float
-    """Of its model."""
-    meter: EnergyMeter | NotAvailable | None = None
-    """Counts the joules of decoding, where wanted."""
-
-
-@dataclass(frozen=True, slots=True)
 class FormatResult:
     """One format on one device, and what else its model told."""
 
@@ -225,7 +231,7 @@ class FormatResult:
 
 
 def measure_format(
-    shop: Workshop, target: Target, name: str, overheads: Overheads, attention: float, wish: FormatWish
+    shop: Workshop, target: Target, name: str, overheads: Overheads, attention: float, wish: Wish
 ) -> FormatResult:
     """Weights of one format. `attention` is operations per second while reading prompts; 0 where it is not known."""
     shape = sized(wish.quick, name, min(wish.n_bytes, shop.most_bytes))

@@ -228,9 +228,6 @@ class CostModel:
         """Seconds of one layer's attention for one token, reading and computing; 0 where the profile does not know."""
         found = self._attention(device, kv_type)
         read, compute = value_of(found.read), value_of(found.decode)
-        if read and compute:
-            # A short profile's keys and values lie in the last cache; a real model's come from memory, like weights.
-            read = min(read, _known(self._format(device, "f16", "read").read))
         # The cache's own type where it was measured; else f16's seconds for as many values.
         reading = kv_bytes_read(spec, found.kv_type, depth) / read if read else 0.0
         computing = 4.0 * spec.n_heads * spec.head_dim * depth / compute if compute else 0.0
