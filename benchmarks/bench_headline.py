@@ -2,7 +2,7 @@
 
     python benchmarks/bench_headline.py [--threads 2] [--repetitions 3] [--layers 28] [--folder DIR]
 
-DeepSeek-R1-Distill-Qwen-7B's true shape with made-up weights, written whole (the 16-bit file has 15 GB, and as much memory
+DeepSeek-R1-Distill-Qwen-7B's true shape with made-up weights, written whole (16 bits: 15 GB of disk, and as much memory
 is needed), context 4096, KV cache q8_0 (f16 for the 16-bit form), chunks of 128 tokens, flash attention. Memory is
 asked of the loaded engine; the process stands apart. Speed: a prompt of 64 tokens, then 8 tokens of answer.
 """
