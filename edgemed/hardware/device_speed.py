@@ -39,6 +39,7 @@ CHUNK, GPU_CHUNK = 128, 512
 """Tokens per step of a prompt: the engine's usual n_ubatch on a processor, and what keeps a card busy."""
 _QUICK_SHAPE = SyntheticShape(1, 1536, 6144, 12, 2, 128, 512, tied=True)
 _FULL_SHAPE = SyntheticShape(1, 2048, 8192, 16, 4, 128, 512, tied=True)
+_SLIM_SHAPE = SyntheticShape(1, 768, 2048, 12, 4, 64, 512, tied=True)
 THIN = SyntheticShape(1, 64, 64, 1, 1, 64, 512, tied=True)
 """Next to no weights: what is left is overhead."""
 _GROUPED = SyntheticShape(1, 1024, 256, 8, 2, 128, 512, tied=True, architecture="llama")
@@ -94,13 +95,21 @@ class Overheads:
 
 def sized(quick: bool, format_name: str, n_bytes: float) -> SyntheticShape:
     """A shape whose layers take about `n_bytes` in that format, and at least two layers."""
-    shape = _QUICK_SHAPE if quick else _FULL_SHAPE
+    return _of_bytes(_QUICK_SHAPE if quick else _FULL_SHAPE, format_name, n_bytes)
+
+
+def _of_bytes(shape: SyntheticShape, format_name: str, n_bytes: float) -> SyntheticShape:
     per_layer = synthetic_bytes(replace(shape, n_layers=2), format_name) - synthetic_bytes(shape, format_name)
     return replace(shape, n_layers=max(2, round(n_bytes / per_layer)))
 
 
-def measure_overheads(shop: Workshop, target: Target) -> Overheads:
-    """From two models of next to no weights. Takes about a second."""
+def measure_overheads(shop: Workshop, target: Target, wish: Wish) -> Overheads:
+    """From thin layers, and from layers of two usual sizes. Takes about two seconds.
+
+    Between operations threads wait for each other. Where there is next to nothing to do they fall asleep each time, and
+    a layer costs more than it does between real matrices (790 against 510 us with two threads on two cores, seen). So
+    thin layers tell what a step costs beside its layers, and two usual sizes what a layer costs beside its weights.
+    """
     shallow = _steps(shop, target, replace(THIN, n_layers=2))
     if isinstance(shallow, NotAvailable):
         return Overheads(shallow, shallow)
@@ -108,9 +117,29 @@ def measure_overheads(shop: Workshop, target: Target) -> Overheads:
     if isinstance(deep, NotAvailable):
         return Overheads(deep, shop.seconds(shallow, "with 2 thin layers"), min(shallow))
     base = min(shallow)
-    layer = shop.seconds([max(0.0, step - base) / 24 for step in deep], "from models of 2 and 26 thin layers")
-    token = shop.seconds([max(0.0, step - 2 * layer.value) for step in shallow], "2 thin layers taken off")
+    thin = shop.seconds([max(0.0, step - base) / 24 for step in deep], "from models of 2 and 26 thin layers")
+    token = shop.seconds([max(0.0, step - 2 * thin.value) for step in shallow], "2 thin layers taken off")
+    usual = _usual_layer_s(shop, target, wish, token.value)
+    if usual is None or usual >= thin.value:
+        return Overheads(thin, token, base)
+    note = "from layers of two usual sizes; high is that of thin ones"
+    layer = Figure(value=usual, unit="s", basis="measured", low=usual, high=thin.value, note=note)
     return Overheads(layer, token, base)
+
+
+def _usual_layer_s(shop: Workshop, target: Target, wish: Wish, token_s: float) -> float | None:
+    """Seconds of a layer of no bytes, by the line through layers of two sizes; None where it cannot be drawn."""
+    points = []
+    for shape in (_SLIM_SHAPE, _QUICK_SHAPE if wish.quick else _FULL_SHAPE):
+        sized_shape = _of_bytes(shape, "q8_0", min(wish.n_bytes, shop.most_bytes))
+        steps = _steps(shop, target, sized_shape)
+        if isinstance(steps, NotAvailable):
+            return None
+        seconds = shop.seconds(steps).value - token_s
+        n_bytes = synthetic_bytes(sized_shape, "q8_0") / sized_shape.n_layers
+        points.append((n_bytes, seconds / sized_shape.n_layers))
+    (few, short), (many, long) = points
+    return max(0.0, short - few * (long - short) / (many - few)) if long > short else None
 
 
 def measure_vocabulary(

@@ -54,7 +54,7 @@ from edgemed.hardware.workshop import NoRoom, Run, Workshop, open_workshop
 
 NOISY_SPREAD = 0.15
 """Repetitions of a quiet machine differ by a few percent."""
-_QUICK_S, _FULL_S = 13.0, 130.0
+_QUICK_S, _FULL_S = 14.0, 130.0
 """For everything here; memory and disk are measured besides."""
 _QUICK_CACHES, _FULL_CACHES = 3, 6
 """A model takes so many times the last cache."""
@@ -221,7 +221,8 @@ class _Session:
     def _basics(self, target: Target) -> _Findings:
         """What every other measurement on this device has to take off."""
         with self._step(f"{target.device}: overheads"):
-            overheads = measure_overheads(self.shop, target)
+            wish = Wish(self.quick, self._model_bytes(on_gpu=target.on_gpu))
+            overheads = measure_overheads(self.shop, target, wish)
         with self._step(f"{target.device}: attention"):
             return _Findings(target, overheads, self._attention(target))
 

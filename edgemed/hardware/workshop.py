@@ -80,10 +80,10 @@ class Workshop:
         return self.use(config, lambda run, _: [run(one) for one in wanted])
 
     def speed(self, values: Sequence[float], unit: str, note: str = "") -> Figure:
-        """Measured speeds as one figure: the slowest of the fastest quarter, with the smallest and largest.
+        """Measured speeds as one figure: the middle one (of two the faster), with the smallest and largest.
 
-        Somebody else's burst of work only ever slows down, so the fast end is the machine's own; the very fastest may
-        be luck. The spread is remembered.
+        Somebody else's burst of work only ever slows down, and a model runs at the usual speed, not at the luckiest.
+        The spread is remembered.
         """
         return self._figure(sorted(values, reverse=True), unit, note)
 
@@ -92,7 +92,7 @@ class Workshop:
         return self._figure(sorted(values), "s", note)
 
     def _figure(self, best_first: Sequence[float], unit: str, note: str) -> Figure:
-        value, low, high = best_first[len(best_first) // 4], min(best_first), max(best_first)
+        value, low, high = best_first[(len(best_first) - 1) // 2], min(best_first), max(best_first)
         if len(best_first) > 1 and value > 0:
             self.spreads.append((high - low) / value)
         return Figure(value=value, unit=unit, basis="measured", low=low, high=high, note=note)
