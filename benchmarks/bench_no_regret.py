@@ -71,7 +71,7 @@ CELLS = (
     *(Cell("0.4B nf4-int8", 1.5, None, prompt) for prompt in (32, 256)),
     *(Cell("0.3B f16", 0.8, 0.7, prompt) for prompt in (32, 256)),
     *(Cell("1.3B q8_0", 0.7, 0.7, prompt) for prompt in (32, 128)),
-    *(Cell("1.3B q8_0", 0.5, None, prompt, extra_vram=GIB) for prompt in (32, 128)),
+    Cell("1.3B q8_0", 0.5, None, 32, extra_vram=GIB),
 )
 
 
@@ -163,15 +163,12 @@ def _baselines(
     alone = [plain.model_copy(update={"n_threads": count}) for count in threads]
     yield "CPU alone", min(alone, key=lambda config: seconds(config, request.workload))
     layers = case.spec.n_layers
-    counts = [
-        count for count in range(1, layers + 2) if _keeps_limits(case, plain.model_copy(update={"n_gpu_layers": count}))
-    ]
-    few = sorted({counts[0], counts[len(counts) // 2], counts[-2:][0], counts[-1]}) if counts else []
+    every = [plain.model_copy(update={"n_gpu_layers": count}) for count in range(1, layers + 2)]
+    estimates = estimate_memory(case.spec, every, case.gpu)
+    counts = [found.config.n_gpu_layers for found in estimates if case.fits(found)]
+    few = sorted({counts[0], counts[len(counts) // 2], counts[-1]}) if counts else []
     tried = [
-        plain.model_copy(update={"n_gpu_layers": count, "n_threads": thread, "n_ubatch": ubatch})
-        for count in few
-        for thread in threads
-        for ubatch in (128, 512)
+        plain.model_copy(update={"n_gpu_layers": count, "n_threads": thread}) for count in few for thread in threads
     ]
     tried = [config for config in tried if _keeps_limits(case, config)]
     if tried:

@@ -125,10 +125,14 @@ def speed_rows(speed: MaybeSpeed) -> list[tuple[str, str]]:
 
 
 def _device_rows(device: DeviceSpeed) -> list[tuple[str, str]]:
-    rows = []
+    rows, missing = [], dict[str, list[str]]()
     for found in device.formats:
+        if not isinstance(found.read, Figure):
+            missing.setdefault(found.read.reason, []).append(found.format)
+            continue
         prefill = f"prompts {_rate(found.compute_64)} at 64 tokens, {_rate(found.compute_512)} at 512"
         rows.append((f"{device.device} {found.format}", f"weights {_rate(found.read)}; {prefill}"))
+    rows += [(f"{device.device} {', '.join(names)}", reason) for reason, names in missing.items()]
     for one in device.attention:
         words = f"keys and values {_rate(one.read)}, operations {_rate(one.decode)}; prompts {_rate(one.prefill)}"
         rows.append((f"{device.device} attention {one.kv_type}", words))
