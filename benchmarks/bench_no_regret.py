@@ -1,6 +1,6 @@
 """Is the planned way to run a model ever slower than what a user would have without edgemed?
 
-    python benchmarks/bench_no_regret.py [--cells N] [--rounds 3] [--answer-tokens 96] [--quick]
+    python benchmarks/bench_no_regret.py [--cells N] [--rounds 3] [--short-of-both] [--quick]
 
 The second device is llama.cpp's RPC server on loopback with one thread (no GPU is needed): a stand-in whose traffic and
 memory are real. A cell is a model, a limit of the device's memory, a limit of main memory and a prompt's length. In
@@ -81,9 +81,11 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=len(CELLS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answer-tokens", type=int, default=96)
+    parser.add_argument("--short-of-both", action="store_true", help="the cells that neither device can hold alone")
     parser.add_argument("--quick", action="store_true", help="the smallest model's cells alone")
     asked = parser.parse_args()
-    cells = [cell for cell in CELLS if not asked.quick or cell.model == "0.2B q8_0"][: asked.cells]
+    cells = [cell for cell in CELLS if not asked.quick or cell.model == "0.2B q8_0"]
+    cells = [cell for cell in cells if not asked.short_of_both or cell.ram_share is not None][: asked.cells]
     rows = []
     with tempfile.TemporaryDirectory() as folder, running_device(threads=1):
         os.environ["EDGEMED_HOME"] = folder

@@ -73,6 +73,7 @@ def _ways(
     if most := most_layers(case, shape):
         yield "most layers on the GPU", most
     larger = shape.model_copy(update={"n_ubatch": LARGER_UBATCH})
+    yield from _fewer_layers(case, shape, larger)
     if most := most_layers(case, larger):
         yield "most layers on the GPU, larger chunks of the prompt", most
     smaller_kv = shape.kv_type == "f16" and shape.flash_attention and kv_type_fits(case.spec, "q8_0")
@@ -85,6 +86,24 @@ def _ways(
     for estimate in estimate_memory(case.spec, planned, case.gpu):
         config = estimate.config
         yield f"the integer program, {config.kv_type} KV cache, chunks of {config.n_ubatch}", estimate
+
+
+def _fewer_layers(case: Case, *shapes: EngineConfig) -> Iterator[tuple[str, Estimate]]:
+    """As few layers on the GPU as main memory allows, and half of those between: for a GPU that is the slower one."""
+    for shape in shapes:
+        most = most_layers(case, shape)
+        if most is None:
+            continue
+        last = most.config.n_gpu_layers
+        counts = [shape.model_copy(update={"n_gpu_layers": count}) for count in range(last, 0, -1)]
+        fewest = _most(case, counts, lambda found: case.spare(found, RAM) >= 0)
+        if fewest is None or fewest.config.n_gpu_layers == last:
+            continue
+        chunks = "" if shape.n_ubatch == shapes[0].n_ubatch else ", larger chunks of the prompt"
+        yield f"fewest layers on the GPU{chunks}", fewest
+        middle = (fewest.config.n_gpu_layers + last) // 2
+        (half,) = estimate_memory(case.spec, [shape.model_copy(update={"n_gpu_layers": middle})], case.gpu)
+        yield f"half of the layers on the GPU{chunks}", half
 
 
 def fit_of_llama_cpp(case: Case, shape: EngineConfig) -> Estimate | None:
