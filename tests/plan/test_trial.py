@@ -230,3 +230,18 @@ def test_what_the_engine_took_is_kept_beside_what_was_projected(model: Path, wat
     assert in_ram.predicted_bytes == sum(
         need.n_bytes for need in plan.memory if need.part in ("weights", "kv_cache", "compute")
     )
+
+
+def test_a_slow_gpu_gets_as_little_as_main_memory_allows(
+    model: Path, watch: type[FakeWatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "step_s", staticmethod(lambda config, threads: 0.01 * (1 + config.n_gpu_layers)))
+    alone = make_plan(model, machine(), PlanRequest(context_length=1024, n_slots=1))
+    short = PlanRequest(context_length=1024, n_slots=1, max_ram_bytes=alone.needed_bytes(RAM) - 8 * MIB)
+    plan = make_plan(model, machine(free_vram=8 * GIB), short, trial=True)
+    chosen = plan.engine_config.n_gpu_layers
+    assert 0 < chosen < SHAPE.n_layers
+    fewer = plan.engine_config.model_copy(update={"n_gpu_layers": chosen - 1})
+    case = case_of(model, 8 * GIB, short)
+    (estimate,) = memory.estimate_memory(case.spec, [fewer], "CUDA0")
+    assert case.spare(estimate, RAM) < 0
