@@ -99,7 +99,7 @@ def recipe_types(shape: SyntheticShape, recipe: str) -> dict[str, str]:
 
 def is_paper_model(model: str) -> bool:
     """Whether MODEL names a shape or a folder with a checkpoint, not a file to run."""
-    return model in SHAPES or Path(model).is_dir()
+    return model in SHAPES or bool(model.strip() and Path(model).is_dir())
 
 
 def _layer(name: str) -> int | None:

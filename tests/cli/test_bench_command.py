@@ -87,7 +87,6 @@ def test_people_read_one_table_with_units_and_a_picture_is_drawn(
     assert "engine's process" in result.stdout
     assert "energy" in result.stdout
     assert "median of 5" in result.stdout
-    assert "to measure this machine: edgemed profile" in result.stdout
     assert picture.read_text(encoding="utf-8").startswith("<svg")
     assert f"Drawn as {picture}" in result.stderr
 
