@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 from edgemed.cli import bench
 from edgemed.core.errors import EdgemedError, ModelRefused, UsageError
 from edgemed.core.files import write_text
+from edgemed.core.records import NotAvailable
+from edgemed.hardware import profile as measured
 from edgemed.hardware.profile import save_profile
 from edgemed.plan import bench as measuring
 from edgemed.plan import situation, store
@@ -27,6 +29,8 @@ SMALL = "prompt_tokens = 8\nanswer_tokens = 4\n"
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data directory that holds the profile of this machine, which is a made-up one."""
+    # The engine's speed is tests/hardware's matter: here it would be measured anew for every profile.
+    monkeypatch.setattr(measured, "measure_speed", lambda *_, **__: NotAvailable(reason="left out by the test"))
     monkeypatch.setenv("EDGEMED_HOME", str(tmp_path / "home"))
     here = machine()
     for module in (store, measuring, situation):
