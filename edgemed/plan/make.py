@@ -88,11 +88,11 @@ def make_plan(
         task.advance(1)
     looked = [_Looked(_words(found.config), found, _why_not(case, found)) for found in estimates]
     predicted = {rival.name: predicted_seconds(case, rival.config, workload) for rival in rivals}
+    first = len(looked)
     if trial:
         timed, left = worth_timing(rivals, predicted)
         outcomes = run_trial(timed, workload, thread_counts(case), watcher)
         winner = fastest(outcomes, workload)
-        first = len(looked)
         looked += [
             _Looked(found.rival.name, found.rival.estimate, _why_slower(found, outcomes, winner, workload), found)
             for found in outcomes
@@ -103,7 +103,6 @@ def make_plan(
         if outcomes:
             watcher.note(f"The plan is not timed, because no way to run the model could be: {outcomes[0].fault}.")
         return _plan(case, looked, chosen, workload)
-    first = len(looked)
     looked += [_Looked(rival.name, rival.estimate, "predicted to be slower; not timed") for rival in rivals]
     best = best_predicted(rivals, predicted)
     return _plan(case, looked, chosen if best is None else first + best, workload)

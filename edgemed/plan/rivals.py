@@ -13,9 +13,10 @@ from edgemed.core.units import GIB
 from edgemed.engines.base import EngineConfig, TensorPlace
 from edgemed.engines.memory_breakdown import RAM
 from edgemed.hardware.record import value_of
+from edgemed.plan.engine_layout import layer_pattern
 from edgemed.plan.memory import Estimate, estimate_memory, kv_type_fits
 from edgemed.plan.situation import Case
-from edgemed.plan.wishes import most_layers, usual_threads
+from edgemed.plan.wishes import most_layers, usable_cores, usual_threads
 
 FIT_MARGIN_BYTES = 1 * GIB
 """What llama.cpp's fit leaves free on each GPU unless told otherwise (`--fit-target 1024`, common/arg.cpp)."""
@@ -137,8 +138,7 @@ def _attention_first(case: Case, shape: EngineConfig) -> Estimate | None:
 
 def feed_forward_place(layers: Sequence[int], device: str) -> TensorPlace:
     """The feed-forward weights of these layers on one device."""
-    numbers = "|".join(str(layer) for layer in layers)
-    return TensorPlace(pattern=rf"^blk\.({numbers})\.ffn_(gate|up|down|gate_up)\.weight$", device=device)
+    return TensorPlace(pattern=rf"^blk\.({layer_pattern(layers)})\.ffn_(gate|up|down|gate_up)\.weight$", device=device)
 
 
 def _most(case: Case, configs: Sequence[EngineConfig], within: Callable[[Estimate], bool]) -> Estimate | None:
@@ -157,14 +157,12 @@ def _most(case: Case, configs: Sequence[EngineConfig], within: Callable[[Estimat
 
 def thread_counts(case: Case) -> tuple[int, ...]:
     """How many threads are worth timing: one core left free, every core, and what the profile found fastest."""
-    usable = value_of(case.profile.cpu.usable_cores) or 1
-    cores = int(min(usable, value_of(case.profile.cpu.physical_cores) or usable))
-    counts = {usual_threads(case.profile), cores}
+    counts = {usual_threads(case.profile), usable_cores(case.profile)}
     if case.spec.n_parameters < _SMALL_PARAMETERS:
         counts.add(1)
     speed = case.profile.speed
     if speed.available:
-        counts.add(min(speed.n_threads, int(usable)))
+        counts.add(min(speed.n_threads, int(value_of(case.profile.cpu.usable_cores) or 1)))
     return tuple(sorted(counts))
 
 

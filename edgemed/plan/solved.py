@@ -28,7 +28,9 @@ from edgemed.plan.speed import CPU, CostModel, SpeedUnknown
 
 _ATTEMPTS = 3
 _SOLVER_S = 5.0
-"""Longest for one program; what it has by then is within a percent of the best."""
+"""Longest for one program: a plan is timed afterwards, so the best found by then is good enough."""
+USUAL_ERRORS = {"iq4_nl": 0.0058, "q4_k": 0.0051, "q5_k": 0.0013, "q6_k": 0.00032, "q8_0": 2.9e-5}
+"""Relative squared errors of llama.cpp's own rounding, measured on 524,288 normally distributed weights."""
 _UBATCHES = (128, 512)
 _PLACED = ("weights", "kv_cache")
 """Parts of an estimate that the program places itself; the others are what a device takes at all."""
@@ -108,10 +110,6 @@ def joint_formats(case: Case, shape: EngineConfig, workload: Workload) -> dict[s
         tensor.name: head if tensor.layer is None else chosen[tensor.layer, unit_of(tensor)]  # type: ignore[index]
         for tensor in _placed_matrices(case)
     }
-
-
-USUAL_ERRORS = {"iq4_nl": 0.0058, "q4_k": 0.0051, "q5_k": 0.0013, "q6_k": 0.00032, "q8_0": 2.9e-5}
-"""Relative squared errors of llama.cpp's own rounding, measured on 524,288 normally distributed weights."""
 
 
 def _placed_matrices(case: Case) -> list[TensorSpec]:

@@ -25,6 +25,7 @@ STEPS = 24
 AGAIN_WITHIN = 1.2
 """Rivals at most that much slower than the fastest are timed again."""
 MORE_ROUNDS = 3
+"""For what is close, at most."""
 SOON_S = 60.0
 """Rounds after the second are for models that are quickly timed: none begins after that time."""
 NOISE = 0.03
@@ -45,7 +46,6 @@ class Outcome:
     step_s: list[float] = field(default_factory=list)
     memory: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """What the engine says it took: weights, KV cache, compute, by place."""
-    resident_bytes: int = 0
     fault: str = ""
     """Why it could not be timed; "" when it was."""
 
@@ -76,7 +76,7 @@ class Outcome:
 def run_trial(
     rivals: Sequence[Rival], workload: Workload, threads: Sequence[int], progress: Progress, budget_s: float = 180.0
 ) -> list[Outcome]:
-    """One outcome for each rival, in their order. The second round is left out when the time is used up.
+    """One outcome for each rival, in their order. Each is timed once; what is close is timed again while there is time.
 
     Never raises for an engine that fails: that rival's outcome says why.
     """
@@ -130,7 +130,7 @@ def _first_round(rival: Rival, workload: Workload, threads: Sequence[int], task:
                 _take(trial, watch.measure(_measurement(workload, count)))
                 if (seconds := trial.seconds(workload)) < best * (1 - NOISE):
                     best, outcome = seconds, trial
-            outcome.memory, outcome.resident_bytes = watch.loaded.memory, watch.resident_bytes()
+            outcome.memory = watch.loaded.memory
     except StopwatchFailed as failed:
         outcome.fault = str(failed)
     return outcome

@@ -14,6 +14,8 @@ USUAL_CONTEXT = 4096
 """Tokens per slot that a medical question with its prompt and a long answer need."""
 USUAL_SLOTS = 4
 _LEAST_CONTEXT = 512
+_MOST_RUNGS = 3
+"""Configurations in main memory alone that a server may fall back to."""
 
 
 def choose(case: Case) -> tuple[list[Estimate], int | None]:
@@ -78,13 +80,14 @@ def _contexts(spec: ModelSpec, request: PlanRequest) -> list[int]:
 
 
 def usual_threads(profile: HardwareProfile) -> int:
-    """One thread per core, and one core left to the server and the browser; at least 1.
+    """One thread per core, and one core left to the server and the browser; at least 1."""
+    return max(1, usable_cores(profile) - 1)
 
-    Hardware threads of one core share its arithmetic: cores are counted, not threads.
-    """
+
+def usable_cores(profile: HardwareProfile) -> int:
+    """Cores that this process may use. Hardware threads of one core share its arithmetic: they are not counted."""
     usable = value_of(profile.cpu.usable_cores) or 1
-    cores = min(usable, value_of(profile.cpu.physical_cores) or usable)
-    return max(1, int(cores) - 1)
+    return int(min(usable, value_of(profile.cpu.physical_cores) or usable))
 
 
 def most_layers(case: Case, config: EngineConfig) -> Estimate | None:
@@ -110,9 +113,6 @@ def is_reduced(spec: ModelSpec, config: EngineConfig, request: PlanRequest) -> b
     context = request.context_length or min(USUAL_CONTEXT, spec.context_length)
     slots = request.n_slots or USUAL_SLOTS
     return config.context_length < context or config.n_slots < slots
-
-
-_MOST_RUNGS = 3
 
 
 def fallbacks(case: Case, config: EngineConfig) -> tuple[EngineConfig, ...]:
