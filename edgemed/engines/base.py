@@ -21,6 +21,8 @@ from edgemed.core.prompt import PromptPart
 from edgemed.core.records import Record
 
 KvType = Literal["f16", "q8_0", "q4_0"]
+Lane = Literal["emergency", "normal"]
+"""Of two requests that wait, one of the emergency lane goes first, whoever came first."""
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
 
@@ -31,6 +33,15 @@ class TensorPlace(Record):
     """Regular expression (ECMAScript's, as in llama.cpp's `--override-tensor`) that finds a part of their names."""
     device: str
     """The engine's name of the device, such as "CPU" or "CUDA0"."""
+
+
+class AdapterFile(Record):
+    """A LoRA adapter as a GGUF beside its model."""
+
+    name: str
+    """What a request calls it."""
+    path: Path
+    scale: float = 1.0
 
 
 class EngineConfig(Record):
@@ -58,6 +69,8 @@ class EngineConfig(Record):
     flash_attention: bool = True
     use_mmap: bool = False
     """Mapping keeps a second copy of repacked weights, and a stick pulled out kills the process."""
+    adapters: tuple[AdapterFile, ...] = ()
+    """Loaded beside the model; requests of one adapter share a step, those of two never do."""
     offline: bool = True
     """Refuse every outgoing connection inside the engine's process."""
 
@@ -72,6 +85,10 @@ class Sampling:
     """0 keeps all."""
     min_p: float = 0.0
     seed: int = 0
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that the answer already holds."""
+    frequency_penalty: float = 0.0
+    """Taken off for each time that it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +108,42 @@ class GenerationRequest:
 
     With a limit, `max_tokens` is the answer's alone and the thinking comes on top, as far as the context holds
     both; without one it counts both. Other models are not touched by it."""
+    lane: Lane = "normal"
+    client: str = ""
+    """Whose turn it is: those that wait in one lane are served in turns, client by client."""
+    session: str = ""
+    """Key of a conversation, random and given by the server: what its last turn left in the KV cache may be used by
+    its next one, and by nobody else. Empty: nothing is kept."""
+    grammar: str = ""
+    """GBNF that the answer must follow; empty for free text."""
+    top_logprobs: int | None = None
+    """Log-probabilities of each token and of so many likely ones; None gives none."""
+    adapter: str = ""
+    """One of the configuration's adapters; empty for the model alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its log-probability (natural), before temperature and filters."""
+
+    piece: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnToken:
+    """A token of the answer, and the likeliest ones in its place, in falling order."""
+
+    drawn: TokenLogprob
+    likeliest: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceEvent:
+    """The request's place in the queue has changed; it has not begun."""
+
+    place: int
+    """From 1: requests that begin before it, and itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +155,8 @@ class TextEvent:
     """Tokens this text was made of."""
     reasoning: bool = False
     """What a reasoning model says to itself: no part of the answer."""
+    tokens: tuple[DrawnToken, ...] = ()
+    """One by one, where log-probabilities were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +172,8 @@ class DoneEvent:
     total_ms: float
     reasoning_tokens: int = 0
     """Those of `completion_tokens` that were thinking."""
+    cached_tokens: int = 0
+    """Those of `prompt_tokens` that stood in the KV cache already and were not read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +186,7 @@ class ErrorEvent:
     """The prompt does not fit the context that the engine has now; the message has both numbers."""
 
 
-Event = TextEvent | DoneEvent | ErrorEvent
+Event = PlaceEvent | TextEvent | DoneEvent | ErrorEvent
 OnEvent = Callable[[Event], None]
 
 
@@ -223,6 +280,13 @@ class Engine(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """End a request early; unknown and finished ids are ignored."""
+
+    def pin(self, prefixes: Sequence[Sequence[int]]) -> None:
+        """Beginnings of prompts that hold no person's words, such as the project's templates: each is read once, and
+        any request that begins with the same tokens shares what the KV cache holds of it. Never waits."""
+
+    def forget_session(self, session: str) -> None:
+        """Erase what the KV cache keeps of a session; unknown ones are ignored. Never waits."""
 
     def health(self) -> EngineHealth:
         """The state now, without waiting for the engine."""

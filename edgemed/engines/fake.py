@@ -116,6 +116,10 @@ class FakeEngine:
         """Every request ever submitted, in order."""
         self.cancelled: list[str] = []
         """Ids that `cancel` was called with, in order."""
+        self.pinned: list[tuple[int, ...]] = []
+        """What the last `pin` was given."""
+        self.forgotten: list[str] = []
+        """Sessions that `forget_session` was called with, in order."""
         self.info = EngineInfo(
             engine="fake 1",
             architecture="fake",
@@ -173,6 +177,16 @@ class FakeEngine:
                 if running.request.id == request_id:
                     running.cancelled = True
             self._lock.notify_all()
+
+    def pin(self, prefixes: Sequence[Sequence[int]]) -> None:
+        """Remembered for tests to look at."""
+        with self._lock:
+            self.pinned = [tuple(prefix) for prefix in prefixes]
+
+    def forget_session(self, session: str) -> None:
+        """Remembered for tests to look at."""
+        with self._lock:
+            self.forgotten.append(session)
 
     def health(self) -> EngineHealth:
         """The state now."""

@@ -70,7 +70,7 @@ class InFlight:
     def hear(self, row: list[Any]) -> bool:
         """Pass on what the child says of a request; False for a row that is about something else."""
         kind = row[0]
-        if kind == wire.TEXT:
+        if kind in (wire.TEXT, wire.PLACE):
             if entry := self._entries.get(row[1]):
                 self._deliver(entry, wire.decode_event(row))
         elif kind in (wire.DONE, wire.ERROR):

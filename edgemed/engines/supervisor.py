@@ -71,6 +71,8 @@ class EngineProcess:
         """The child was told to end, for one on another rung; what it still says is not heard."""
         self._progress_at = self._idle_since = time.monotonic()
         self._restarts = 0
+        self._pinned = b""
+        """The PIN line, once there is one."""
         self._watcher = threading.Thread(target=self._supervise, name="engine-watch", daemon=True)
 
     def start(self, progress: Progress | None = None) -> None:
@@ -135,6 +137,18 @@ class EngineProcess:
         """End a request early; unknown and finished ids are ignored."""
         with self._changed:
             self._requests.cancel(request_id)
+
+    def pin(self, prefixes: Sequence[Sequence[int]]) -> None:
+        """Beginnings of prompts to share; every child from now on reads them."""
+        with self._changed:
+            self._pinned = wire.encode_line([wire.PIN, [list(prefix) for prefix in prefixes]])
+            self._send_pinned()
+
+    def forget_session(self, session: str) -> None:
+        """Erase what is kept of a session; a child that is not ready keeps nothing."""
+        with self._changed:
+            if self._state == "ready":
+                self._send_line(wire.encode_line([wire.FORGET, session]))
 
     def health(self) -> EngineHealth:
         """The state now, without waiting for the engine."""
@@ -226,6 +240,10 @@ class EngineProcess:
             assert self._info is not None
             self._requests.send_waiting(self._info.n_slots)
 
+    def _send_pinned(self) -> None:
+        if self._pinned and self._state == "ready":
+            self._send_line(self._pinned)
+
     def _send_line(self, line: bytes) -> None:
         if self._child is not None:
             self._child.send(line)
@@ -267,6 +285,7 @@ class EngineProcess:
             return
         self._info, self._state = info, "ready"
         self._loading.warmed(1.0)
+        self._send_pinned()
         self._fallback.took(info, time.monotonic())
         self._requests.refuse_too_long(info.context_length)
 

@@ -2,16 +2,18 @@
 
 JSON and not pickle: the child reads model files from a stick, and nothing it says may run code in the parent.
 
-    parent to child    [SUBMIT, id, prompt, max_tokens, sampling, stop, deadline_s, reasoning_limit, age_s]
+    parent to child    [SUBMIT, {fields of the request that differ from their defaults}, age_s]
                        [CANCEL, id]
+                       [PIN, [ids, ...]]
+                       [FORGET, session]
                        [TOKENIZE, number, [[text, special], ...]]
                        [EMBED, number, ids]
     child to parent    [[kind, ...], ...]   every event of one step in one line; [] says only "a step was done"
         while loading  [LOADING, fraction], [WARMING, fraction], then [READY, info] or
                        [FAILED, error class, what, next step]
         of its speed   [PACE, n_streams, n_steps, step_s, n_threads]
-        of a request   [BEGUN, id], [TEXT, id, text, n_tokens] with a true at its end for reasoning,
-                       [DONE, id, reason, ...], [ERROR, id, message, retryable]
+        of a request   [PLACE, id, place], [BEGUN, id], [TEXT, id, text, n_tokens, reasoning, tokens] without what
+                       is usual at its end, [DONE, id, reason, ...], [ERROR, id, message, retryable]
         of the words   [TOKENS, number, ids] or [TOKENS, number, None, FAILED row]
         of a vector    [VECTOR, number, base64 of float32] or [VECTOR, number, None, FAILED row]
 
@@ -20,19 +22,31 @@ The end of the child's input is the order to exit: a parent that died says the s
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgemed.core.errors import EdgemedError, EngineFailed, ModelRefused, UsageError
 from edgemed.core.prompt import PromptPart
-from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, Sampling, TextEvent
+from edgemed.engines.base import (
+    DoneEvent,
+    DrawnToken,
+    ErrorEvent,
+    Event,
+    GenerationRequest,
+    PlaceEvent,
+    Sampling,
+    TextEvent,
+    TokenLogprob,
+)
 from edgemed.engines.step_times import Block
 
 SUBMIT, CANCEL, TOKENIZE, EMBED = "submit", "cancel", "tokenize", "embed"
+PIN, FORGET = "pin", "forget"
 LOADING, READY, FAILED, TOKENS, VECTOR = "loading", "ready", "failed", "tokens", "vector"
 WARMING, PACE = "warming", "pace"
-BEGUN, TEXT, DONE, ERROR = "b", "t", "d", "e"
+PLACE, BEGUN, TEXT, DONE, ERROR = "p", "b", "t", "d", "e"
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _ERRORS: dict[str, type[EdgemedError]] = {
@@ -53,38 +67,67 @@ def encode_events(events: Iterable[tuple[str, Event]]) -> bytes:
 def _event_row(request_id: str, event: Event) -> list[Any]:
     if isinstance(event, TextEvent):
         row = [TEXT, request_id, event.text, event.n_tokens]
+        if event.tokens:
+            return [*row, event.reasoning, [_drawn_row(token) for token in event.tokens]]
         return [*row, True] if event.reasoning else row
+    if isinstance(event, PlaceEvent):
+        return [PLACE, request_id, event.place]
     if isinstance(event, ErrorEvent):
         return [ERROR, request_id, event.message, event.retryable]
     times = [event.queue_ms, event.ttft_ms, event.total_ms]
     counts = [event.prompt_tokens, event.completion_tokens]
-    return [DONE, request_id, event.reason, *counts, *times, event.reasoning_tokens]
+    return [DONE, request_id, event.reason, *counts, *times, event.reasoning_tokens, event.cached_tokens]
+
+
+def _drawn_row(token: DrawnToken) -> list[list[Any]]:
+    # bytes as the characters of the same numbers: a piece may be half a letter
+    return [[one.piece.decode("latin-1"), one.logprob] for one in (token.drawn, *token.likeliest)]
+
+
+def _drawn_of(row: Sequence[Sequence[Any]]) -> DrawnToken:
+    drawn, *likeliest = [TokenLogprob(piece.encode("latin-1"), logprob) for piece, logprob in row]
+    return DrawnToken(drawn, tuple(likeliest))
 
 
 def decode_event(row: Sequence[Any]) -> Event:
-    """The event of a TEXT, DONE or ERROR row."""
+    """The event of a PLACE, TEXT, DONE or ERROR row."""
     kind = row[0]
     if kind == TEXT:
-        return TextEvent(*row[2:])
+        if len(row) < 6:
+            return TextEvent(*row[2:])
+        _, _, text, n_tokens, reasoning, tokens = row
+        return TextEvent(text, n_tokens, reasoning, tuple(_drawn_of(token) for token in tokens))
     if kind == DONE:
         return DoneEvent(*row[2:])
+    if kind == PLACE:
+        return PlaceEvent(row[2])
     return ErrorEvent(row[2], row[3])
 
 
 def encode_request(request: GenerationRequest, age_s: float) -> bytes:
     """A request as a line; `age_s` is how long ago it was submitted."""
-    drawn = request.sampling
-    sampling = [drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p, drawn.seed]
-    limits = [list(request.stop), request.deadline_s, request.reasoning_limit, age_s]
-    return encode_line([SUBMIT, request.id, list(request.prompt), request.max_tokens, sampling, *limits])
+    said = _unusual(request)
+    if "sampling" in said:
+        said["sampling"] = _unusual(request.sampling)
+    return encode_line([SUBMIT, said, age_s])
 
 
 def decode_request(row: Sequence[Any]) -> tuple[GenerationRequest, float]:
     """The request of a SUBMIT row, and its age in seconds."""
-    _, request_id, prompt, max_tokens, sampling, stop, deadline_s, reasoning_limit, age_s = row
-    drawn = Sampling(*sampling)
-    limits = deadline_s, reasoning_limit
-    return GenerationRequest(request_id, tuple(prompt), max_tokens, drawn, tuple(stop), *limits), age_s
+    _, said, age_s = row
+    lists = {name: tuple(said[name]) for name in ("prompt", "stop") if name in said}
+    sampling = Sampling(**said.get("sampling", {}))
+    return GenerationRequest(**{**said, **lists, "sampling": sampling}), age_s
+
+
+def _unusual(record: GenerationRequest | Sampling) -> dict[str, Any]:
+    """The fields that have another value than their default."""
+    usual: Mapping[str, Any] = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(record)
+    }
+    values = ((name, getattr(record, name)) for name in usual)
+    return {name: value for name, value in values if value != usual[name]}
 
 
 def encode_block(block: Block) -> bytes:

@@ -149,7 +149,7 @@ class _Worker:
                 scheduler.submit(request, time.monotonic() - age_s)
             elif row[0] == wire.EMBED:
                 self._texts.append(row)
-            else:
+            elif row[0] == wire.CANCEL:
                 scheduler.cancel(row[1])
 
     def _embed_chunk(self) -> None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from starlette.types import Receive
 
-from edgemed.engines.base import DoneEvent, Engine, ErrorEvent, Event, GenerationRequest
+from edgemed.engines.base import DoneEvent, Engine, ErrorEvent, Event, GenerationRequest, PlaceEvent
 from edgemed.serve.errors import ApiError
 
 
@@ -34,6 +34,8 @@ class Answer:
         self.id = new_answer_id()
         self.began: float | None = None
         """When the first event came (monotonic clock): the request has left the queue."""
+        self.place = 0
+        """In the queue, from 1; 0 once it has begun, and before the engine has said it."""
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
@@ -53,7 +55,7 @@ class Answer:
         self._submitted = True  # after, so that a cancel never comes before its request
 
     async def events(self, wait_s: float) -> list[Event]:
-        """What has come since the last call: at least one event, or none after `wait_s` of silence.
+        """What has come since the last call; none after `wait_s` of silence, or when only its place has changed.
 
         Raises ApiError when the server ended the answer, ClientGone when its client left.
         """
@@ -101,10 +103,14 @@ class Answer:
             self._loop.call_soon_threadsafe(self._put, event)
 
     def _put(self, event: Event) -> None:
-        if self.began is None:
-            self.began = time.monotonic()
         if self._finished:
             return
+        if isinstance(event, PlaceEvent):
+            self.place = event.place
+            self._news.set()
+            return
+        if self.began is None:
+            self.began, self.place = time.monotonic(), 0
         self._finished = isinstance(event, DoneEvent | ErrorEvent)
         self._events.append(event)
         self._news.set()

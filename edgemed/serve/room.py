@@ -18,7 +18,7 @@ _WEIGHT = 0.3
 class Room:
     """The requests in flight, in order of arrival. Lives on the event loop.
 
-    The engine serves its queue in the same order, so the place follows from the number of slots.
+    The engine says each request's place; until it has, the place is guessed from the order of arrival.
     """
 
     def __init__(self, engine: Engine, max_waiting: int) -> None:
@@ -53,7 +53,9 @@ class Room:
 
     def place_of(self, answer: Answer) -> int:
         """0 when the answer has a slot, else its place in the queue, from 1."""
-        return 0 if answer.began else max(0, self._inside.index(answer) - self._n_slots + 1)
+        if answer.began is not None:
+            return 0
+        return answer.place or max(0, self._inside.index(answer) - self._n_slots + 1)
 
     def wait_s(self, place: int) -> int:
         """Seconds until a question at `place` may begin: a guess from the answers before."""

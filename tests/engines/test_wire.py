@@ -11,17 +11,38 @@ from hypothesis import strategies as st
 from edgemed.core.errors import EdgemedError, EngineFailed, MissingExtra, ModelRefused
 from edgemed.core.prompt import PromptPart
 from edgemed.engines import wire
-from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, Sampling, TextEvent
+from edgemed.engines.base import (
+    DoneEvent,
+    DrawnToken,
+    ErrorEvent,
+    Event,
+    GenerationRequest,
+    PlaceEvent,
+    Sampling,
+    TextEvent,
+    TokenLogprob,
+)
 from edgemed.engines.step_times import Block
 
 _text = st.text(max_size=20)
 _count = st.integers(0, 10**6)
 _ms = st.floats(0, 1e9)
+_logprobs = st.builds(TokenLogprob, st.binary(max_size=4), st.floats(-1e3, 0))
+_drawn = st.builds(DrawnToken, _logprobs, st.lists(_logprobs, max_size=2).map(tuple))
 _events: st.SearchStrategy[Event] = (
-    st.builds(TextEvent, _text, _count, st.booleans())
+    st.builds(TextEvent, _text, _count, st.booleans(), st.lists(_drawn, max_size=2).map(tuple))
+    | st.builds(PlaceEvent, _count)
     | st.builds(ErrorEvent, _text, st.booleans())
     | st.builds(
-        DoneEvent, st.sampled_from(["stop", "length", "cancelled", "deadline"]), _count, _count, _ms, _ms, _ms, _count
+        DoneEvent,
+        st.sampled_from(["stop", "length", "cancelled", "deadline"]),
+        _count,
+        _count,
+        _ms,
+        _ms,
+        _ms,
+        _count,
+        _count,
     )
 )
 _requests = st.builds(
@@ -33,6 +54,12 @@ _requests = st.builds(
     stop=st.lists(_text, max_size=3).map(tuple),
     deadline_s=st.none() | _ms,
     reasoning_limit=st.none() | _count,
+    lane=st.sampled_from(["normal", "emergency"]),
+    client=_text,
+    session=_text,
+    grammar=_text,
+    top_logprobs=st.none() | _count,
+    adapter=_text,
 )
 
 
