@@ -9,22 +9,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-_WEB = Path(__file__).parent / "web"
+WEB = Path(__file__).parent / "web"
 
-_FILES = {
-    "/": ("index.html", "text/html"),
-    **{
-        f"/{name}.js": (f"{name}.js", "text/javascript")
-        for name in ("app", "calculators", "card", "dom", "fields", "medical", "numbers", "server")
-    },
-    "/style.css": ("style.css", "text/css"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
+_KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
 def page_routes() -> list[Route]:
-    """A route for each file of the page, and none for any other path."""
-    return [Route(path, _serve((_WEB / name).read_bytes(), kind)) for path, (name, kind) in _FILES.items()]
+    """A route for each file of the page, and none for any other path: no path is ever taken from a request."""
+    files = sorted(path for path in WEB.rglob("*") if path.suffix in _KINDS)
+    return [Route(_address(path), _serve(path.read_bytes(), _KINDS[path.suffix])) for path in files]
+
+
+def _address(path: Path) -> str:
+    name = path.relative_to(WEB).as_posix()
+    return "/" if name == "index.html" else f"/{name}"
 
 
 def _serve(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from edgemed.serve.options import ServeOptions
 from edgemed.serve.response_cache import ResponseCache
 
 _NO_STORE = {"cache-control": "no-store"}
+_POWER_EVERY_S = 30.0
 
 
 class Condition(Record):
@@ -32,8 +34,19 @@ class Condition(Record):
     slow: bool
     slower_by: float | None
     """How many times longer answers take than expected; None where nothing was measured or expected."""
+    cause: Cause | None
+    """Of a lower rung; the page says it in its own language."""
     words: str
     """For the one who asks; "" when all is normal."""
+
+
+class Power(Record):
+    """Where this computer's power comes from."""
+
+    source: Literal["mains", "battery", "unknown"]
+    """unknown: no power supply is reported, as on many mains-only machines."""
+    percent: float | None
+    """Of the battery's charge; None without one."""
 
 
 class Health(Record):
@@ -101,6 +114,9 @@ class Status(Record):
     languages: tuple[LanguageStatus, ...]
     cache: CacheStatus
     condition: Condition
+    power: Power
+    up_s: int
+    """Since the server started, in seconds."""
 
 
 class Serving(Record):
@@ -116,6 +132,37 @@ class Serving(Record):
     pid: int
 
 
+class PowerReading:
+    """The power source, asked of the system at most every 30 s: each open page asks for the status every 10 s."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, read: Callable[[], Power] | None = None) -> None:
+        self._clock = clock
+        self._read = read or power_now
+        self._found: tuple[float, Power] | None = None
+
+    def now(self) -> Power:
+        """The latest reading; called on any thread."""
+        time_s = self._clock()
+        found = self._found
+        if found is None or time_s - found[0] >= _POWER_EVERY_S:
+            found = self._found = (time_s, self._read())
+        return found[1]
+
+
+def power_now() -> Power:
+    """What the system says of its power supply; some milliseconds."""
+    from edgemed.core.records import Figure
+    from edgemed.hardware.power import read_power
+    from edgemed.hardware.record import TextFact
+
+    source, charge = read_power()
+    words = source.value if isinstance(source, TextFact) else ""
+    return Power(
+        source="battery" if words == "battery" else "mains" if words == "mains" else "unknown",
+        percent=charge.value if isinstance(charge, Figure) else None,
+    )
+
+
 class StatusRoutes:
     """The three routes, over one engine."""
 
@@ -124,6 +171,8 @@ class StatusRoutes:
         self._options = options
         self._cache = cache
         self._started = int(time.time())
+        self._began = time.monotonic()
+        self._power = PowerReading()
         self._languages = language_statuses(options.languages)
 
     def _now(self) -> Status:
@@ -141,6 +190,8 @@ class StatusRoutes:
             languages=self._languages,
             cache=CacheStatus(memory_entries=cache.memory_entries, disk=cache.disk, warning=cache.warning),
             condition=condition_of(self._engine.health()),
+            power=self._power.now(),
+            up_s=int(time.monotonic() - self._began),
         )
 
     async def health(self, _request: Request) -> JSONResponse:
@@ -225,7 +276,8 @@ def condition_of(health: EngineHealth) -> Condition:
     if slow:
         words.append(_slow_words(slower_by, named=bool(health.rung)))
     state: Literal["normal", "slow", "reduced"] = "reduced" if health.rung else "slow" if slow else "normal"
-    return Condition(state=state, rung=health.rung, slow=slow, slower_by=slower_by, words=" ".join(words))
+    cause = (health.cause or "fault") if health.rung else None
+    return Condition(state=state, rung=health.rung, slow=slow, slower_by=slower_by, cause=cause, words=" ".join(words))
 
 
 _BACK = "Long questions may be refused. It returns to normal by itself."

@@ -30,7 +30,7 @@ def test_an_engine_that_runs_as_planned_says_nothing_to_people() -> None:
         assert (health["context_length"], health["n_slots"]) == (512, 2)
         assert {health[name] for name in ("threads", "tokens_per_s", "expected_tokens_per_s", "slower_by")} == {None}
         condition = server.http.get("/api/status").json()["condition"]
-        assert condition == {"state": "normal", "rung": 0, "slow": False, "slower_by": None, "words": ""}
+        assert condition == {"state": "normal", "rung": 0, "slow": False, "slower_by": None, "cause": None, "words": ""}
 
 
 def test_slow_mode_is_said_with_how_much_longer_it_takes() -> None:
