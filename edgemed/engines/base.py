@@ -256,6 +256,12 @@ class EngineHealth(Record):
     """The same in words, with the numbers."""
     pace: Pace | None = None
     """None before the first answer, and after a long silence."""
+    pid: int | None = None
+    """Of the process that computes; None while there is none of its own."""
+    kv_used: int | None = None
+    """Cells of the KV cache that hold a token; None where the engine does not tell."""
+    kv_cells: int | None = None
+    """All of them."""
 
 
 class Engine(Protocol):

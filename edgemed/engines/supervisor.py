@@ -165,6 +165,7 @@ class EngineProcess:
                 cause=ladder.cause,
                 reason=ladder.reason,
                 pace=self._fallback.pace(now),
+                pid=self.pid,
             )
 
     def close(self) -> None:

@@ -11,8 +11,9 @@ from uuid import uuid4
 
 from starlette.types import Receive
 
-from edgemed.engines.base import DoneEvent, Engine, ErrorEvent, Event, GenerationRequest, PlaceEvent
+from edgemed.engines.base import DoneEvent, Engine, ErrorEvent, Event, GenerationRequest, PlaceEvent, TextEvent
 from edgemed.serve.errors import ApiError
+from edgemed.serve.metrics import Metrics
 
 
 class ClientGone(Exception):
@@ -30,8 +31,11 @@ class Answer:
     Made and read on the event loop; only `submit` and `_from_engine` run on other threads.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics | None = None) -> None:
         self.id = new_answer_id()
+        self._metrics = metrics
+        self._heard = time.monotonic()
+        """When its question came, then each text."""
         self.began: float | None = None
         """When the first event came (monotonic clock): the request has left the queue."""
         self.place = 0
@@ -109,8 +113,21 @@ class Answer:
             self.place = event.place
             self._news.set()
             return
+        self._count(event)
         if self.began is None:
             self.began, self.place = time.monotonic(), 0
         self._finished = isinstance(event, DoneEvent | ErrorEvent)
         self._events.append(event)
         self._news.set()
+
+    def _count(self, event: Event) -> None:
+        metrics = self._metrics
+        if metrics is None:
+            return
+        if isinstance(event, TextEvent):
+            now = time.monotonic()
+            note = metrics.first_text if self.began is None else metrics.next_text
+            note(now - self._heard, event.n_tokens)
+            self._heard = now
+        elif isinstance(event, DoneEvent):
+            metrics.generated(event)

@@ -19,6 +19,8 @@ from edgemed.serve.embeddings import EmbeddingRoute
 from edgemed.serve.errors import ApiError, internal_fault
 from edgemed.serve.guard import Guard
 from edgemed.serve.journal import Journal
+from edgemed.serve.live import LiveView
+from edgemed.serve.metrics import EngineState, Metrics, MetricsRoute
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.page import page_routes
 from edgemed.serve.recall import Recall
@@ -31,10 +33,11 @@ _CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """The application, and the room whose answers end when the server does."""
+    """The application, the room whose answers end when the server does, and what looks at it while it runs."""
 
     asgi: ASGIApp
     room: Room
+    live: LiveView
 
 
 def create_app(
@@ -49,10 +52,13 @@ def create_app(
 
     `facts` gives the checked facts on a question, which support numbers. Without cache and journal, nothing is kept.
     """
-    room = Room(engine, options.max_waiting)
+    metrics = Metrics()
+    room = Room(engine, options.max_waiting, metrics)
     recall = Recall(cache or ResponseCache(CacheOptions(memory_entries=0)), engine, options)
-    care = Care(recall, journal or Journal(None), options, facts)
+    care = Care(recall, journal or Journal(None), options, facts, metrics)
     status = StatusRoutes(engine, options, recall.cache)
+    metrics.registry.register(EngineState(engine, recall.cache.counts))
+    live = LiveView(engine, metrics, recall.cache.counts)
     chat = ChatEndpoint(engine, room, options, care)
     routes = [
         Route(_CHAT, chat, methods=["POST"]),
@@ -61,12 +67,14 @@ def create_app(
         Route("/v1/models/{name:path}", status.model),
         Route("/health", status.health),
         Route("/api/status", status.status),
+        Route("/api/live", live.route),
+        Route("/metrics", MetricsRoute(metrics).__call__),
         *CalculatorRoutes(options).routes(),
         *page_routes(),
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return App(Guard(_ChatFirst(chat, app), options.allowed_hosts), room)
+    return App(Guard(_ChatFirst(chat, app), options.allowed_hosts, metrics), room, live)
 
 
 class _ChatFirst:

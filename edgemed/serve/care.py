@@ -19,6 +19,7 @@ from edgemed.medical.prompts import templates_digest
 from edgemed.serve.cache_privacy import private_reason, words_of_language
 from edgemed.serve.consultation import Consultation, consult, contradicted, number_fields, verdicts
 from edgemed.serve.journal import Journal, JournalEntry, now
+from edgemed.serve.metrics import Metrics
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.recall import Recall, Recalled
 from edgemed.serve.schemas import ChatMessage, ChatRequest, Conversation, conversation_of
@@ -93,8 +94,11 @@ class WarmUp:
 class Care:
     """What every question of one server is given; each method may be called on any thread."""
 
-    def __init__(self, recall: Recall, journal: Journal, options: ServeOptions, sources: Facts) -> None:
+    def __init__(
+        self, recall: Recall, journal: Journal, options: ServeOptions, sources: Facts, metrics: Metrics | None = None
+    ) -> None:
         self.recall = recall
+        self._metrics = metrics
         self._journal = journal
         self._options = options
         self._facts = sources
@@ -124,6 +128,10 @@ class Care:
         done = course.done
         if done is not None:
             self.recall.keep(course.recalled, "".join(course.texts), done, numbers_clean=course.clean_for_all)
+        seconds = time.monotonic() - course.began
+        if self._metrics is not None:
+            saved, emergency = course.recalled.answer is not None, course.case.emergency
+            self._metrics.ended(course.ended, seconds, saved=saved, emergency=emergency)
         self._journal.write(
             JournalEntry(
                 time=now(),
@@ -137,7 +145,7 @@ class Care:
                 prompt_tokens=done.prompt_tokens if done else 0,
                 answer_tokens=done.completion_tokens if done else 0,
                 numbers_unsupported=course.unsupported,
-                milliseconds=round((time.monotonic() - course.began) * 1000, 1),
+                milliseconds=round(seconds * 1000, 1),
                 ended=course.ended,
             )
         )

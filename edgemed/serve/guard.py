@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgemed.serve import stream
 from edgemed.serve.errors import ApiError, internal_fault
+from edgemed.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,15 @@ SECURITY_HEADERS = [
 class Guard:
     """An ASGI application around the server's own."""
 
-    def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...], metrics: Metrics | None = None) -> None:
         self._app = app
+        self._metrics = metrics
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        reply = _Reply(send)
+        reply = _Reply(send, self._metrics)
         try:
             self._check(Headers(scope=scope))
             await self._app(scope, receive, reply.send)
@@ -73,8 +75,9 @@ class Guard:
 class _Reply:
     """What has been sent so far, so that a fault in mid-answer still ends it properly."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, metrics: Metrics | None) -> None:
         self._send = send
+        self._metrics = metrics
         self._started = False
         self._ended = False
         self._is_stream = False
@@ -82,6 +85,8 @@ class _Reply:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._started = True
+            if self._metrics is not None:
+                self._metrics.responded(message["status"])
             headers = message.setdefault("headers", [])
             self._is_stream = stream.SSE_HEADERS[0] in headers
             message["headers"] = [*headers, *SECURITY_HEADERS]

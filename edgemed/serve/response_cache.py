@@ -135,6 +135,16 @@ class NotStored:
     reason: NotStoredReason
 
 
+@dataclass(frozen=True, slots=True)
+class CacheCounts:
+    """What happened since the start."""
+
+    memory_hits: int
+    disk_hits: int
+    misses: dict[str, int]
+    """By MissReason."""
+
+
 class CacheStats(Record):
     """What happened since the start, and what is held now. Holds no text."""
 
@@ -232,6 +242,11 @@ class ResponseCache:
             for number in numbers:
                 self._memory.remove(number)
         return max(len(numbers), self._disk.remove_bucket(bucket) if self._disk else 0)
+
+    def counts(self) -> CacheCounts:
+        """Counts since the start, in no time."""
+        with self._lock:
+            return CacheCounts(self._hits["memory"], self._hits["disk"], dict(self._misses))
 
     def stats(self) -> CacheStats:
         """Counts since the start, and sizes."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from edgemed.engines.base import Engine
 from edgemed.serve.answer import Answer
 from edgemed.serve.errors import ApiError, stopping
+from edgemed.serve.metrics import Metrics
 
 _FIRST_GUESS_S = 20.0
 _WEIGHT = 0.3
@@ -21,8 +22,9 @@ class Room:
     The engine says each request's place; until it has, the place is guessed from the order of arrival.
     """
 
-    def __init__(self, engine: Engine, max_waiting: int) -> None:
+    def __init__(self, engine: Engine, max_waiting: int, metrics: Metrics | None = None) -> None:
         self._engine = engine
+        self._metrics = metrics
         self._max_waiting = max_waiting
         self._inside: list[Answer] = []
         self._answer_s = _FIRST_GUESS_S
@@ -41,7 +43,7 @@ class Room:
             raise self._failure
         if len(self._inside) >= self._n_slots + self._max_waiting:
             raise self._full()
-        answer = Answer(self._engine)
+        answer = Answer(self._engine, self._metrics)
         self._inside.append(answer)
         try:
             yield answer

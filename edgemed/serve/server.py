@@ -122,10 +122,12 @@ class Server:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         watch = asyncio.create_task(self._announce())
+        live = asyncio.create_task(self._app.live.run())
         if self._asked_to_stop:
             self._begin_end()
         await self._uvicorn.serve(sockets=[self._sock])
         watch.cancel()
+        live.cancel()
 
     async def _announce(self) -> None:
         while not self._uvicorn.started:
