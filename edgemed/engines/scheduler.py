@@ -1,8 +1,8 @@
 """Continuous batching: requests join and leave a running batch between two steps of the model.
 
 One step is `schedule` (which tokens of which slots), `run` (the step engine) and `postprocess` (text, ends).
-Sequences that decode go first, one token each; what is left of the batch is filled with prompt tokens, oldest
-request first, so that a long prompt delays the others by one chunk and never stops them.
+Sequences that decode go first, one token each; then come prompt tokens, oldest request first: the whole batch while
+nobody decodes, else as many as the step budget allows, so that a long prompt delays the others and never stops them.
 
 Pure Python over the StepEngine protocol: it knows nothing of llama.cpp, pipes or threads, and is called from
 one thread only.
@@ -23,6 +23,7 @@ from edgemed.engines.base import (
     Sampling,
     TextEvent,
 )
+from edgemed.engines.step_budget import StepBudget
 from edgemed.engines.text import AnswerText
 from edgemed.engines.thinking import Thinking, opens_thinking
 
@@ -114,6 +115,7 @@ class Scheduler:
         self._engine = engine
         self._decode = decode or engine.decode
         self._clock = clock
+        self._budget = StepBudget(engine.n_batch)
         self._free = list(range(engine.n_slots - 1, -1, -1))
         self._waiting: dict[str, _Sequence] = {}
         self._running: dict[str, _Sequence] = {}
@@ -201,7 +203,9 @@ class Scheduler:
         self._expire()
         scheduled = self._schedule()
         if scheduled:
+            began = self._clock()
             tokens = self._decode([sequence.chunk for sequence in scheduled])
+            self._note_step(scheduled, self._clock() - began)
             self._postprocess(scheduled, tokens)
         return self.drain()
 
@@ -228,7 +232,7 @@ class Scheduler:
         reading: list[_Sequence] = []
         for sequence in self._running.values():
             (decoding if sequence.n_answer else reading).append(sequence)
-        budget = self._engine.n_batch - len(decoding)
+        budget = self._budget.tokens(len(decoding)) if reading else 0
         for sequence in reading:
             if budget <= 0:
                 break
@@ -240,6 +244,11 @@ class Scheduler:
             budget -= len(chunk.tokens)
             decoding.append(sequence)
         return decoding
+
+    def _note_step(self, scheduled: list[_Sequence], seconds: float) -> None:
+        n_decoding = sum(1 for sequence in scheduled if sequence.n_answer)
+        n_read = sum(len(sequence.chunk.tokens) for sequence in scheduled) - n_decoding
+        self._budget.note(n_decoding, n_read, seconds)
 
     def _postprocess(self, scheduled: list[_Sequence], tokens: list[int]) -> None:
         now = self._clock()

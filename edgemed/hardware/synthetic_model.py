@@ -72,10 +72,23 @@ MIXES: Mapping[str, Mapping[str, str]] = {
 """Formats by role of the shipped recipes that mix them."""
 
 
-def write_synthetic(path: Path, shape: SyntheticShape, formats: Formats, *, context_length: int = 32768) -> Path:
-    """Write the whole model and return its path; an interrupted run leaves no file. Raises OSError, ValueError."""
+def write_synthetic(
+    path: Path,
+    shape: SyntheticShape,
+    formats: Formats,
+    *,
+    context_length: int = 32768,
+    vocabulary: Mapping[str, Value] | None = None,
+) -> Path:
+    """Write the whole model and return its path; an interrupted run leaves no file. Raises OSError, ValueError.
+
+    `vocabulary` stands in for the made-up one: the header's "tokenizer." entries, of `shape.vocab_size` tokens.
+    """
     tensors = synthetic_tensors(shape, formats)
-    layout = lay_out(_metadata(shape, path.stem, context_length), [tensor for tensor, _ in tensors])
+    metadata = _metadata(shape, path.stem, context_length)
+    if vocabulary is not None:
+        metadata = {key: value for key, value in metadata.items() if not key.startswith("tokenizer.")} | {**vocabulary}
+    layout = lay_out(metadata, [tensor for tensor, _ in tensors])
     part = path.with_name(path.name + ".part")
     try:
         # Not brought to the disk (`finish`): it is read once, soon, and thrown away.

@@ -1,0 +1,79 @@
+"""How many prompt tokens a step may read beside streams that decode, from what steps took so far.
+
+A stream that decodes waits for the whole step, so a long prompt read in full batches would stop it for a second and
+more. A step beside others shall take `STRETCH` of what the same streams need alone; what a prompt token adds to a step
+is measured, for it depends on machine, model, chunk and how far the prompt is read. While nobody decodes, the whole
+batch is read. Medians of the last steps: one that another program delayed changes nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+STRETCH = 2.6
+"""Gaps between tokens stay under three times the usual also when steps vary, and the reading keeps most of its speed:
+1 - 1/2.6 of each step is its own."""
+_MOST_STRETCH = 2.85
+"""Rounding to whole rows may go so far."""
+_FEWEST = 2
+"""A prompt is read on beside any number of streams, and however slow the machine is."""
+_ROWS = 4
+"""llama.cpp multiplies packed weights with four tokens at a time; a rest is read one by one, each as dear as four."""
+_DECODING, _READING = 15, 9
+"""Steps that a median is taken of."""
+
+
+class StepBudget:
+    """Told every step with `note`, asked before each with `tokens`. Costs microseconds, only while prompts are read."""
+
+    def __init__(self, n_batch: int) -> None:
+        self._n_batch = n_batch
+        self._alone: dict[int, deque[float]] = {}
+        """Seconds of steps that only decoded, by streams."""
+        self._beside: deque[float] = deque(maxlen=_READING)
+        """Seconds that each prompt token added to steps of streams that decoded."""
+        self._read_alone: deque[float] = deque(maxlen=_READING)
+        """Seconds for each prompt token of steps in which nobody decoded."""
+
+    def tokens(self, n_decoding: int) -> int:
+        """Most prompt tokens of the next step; 0 to see once what the streams take alone."""
+        most = self._n_batch - n_decoding
+        if n_decoding == 0 or most <= 0:
+            return max(0, most)
+        step_s = self._step_s(n_decoding)
+        if step_s is None:
+            return 0
+        token_s = self._token_s()
+        if token_s is None:
+            return min(most, _ROWS)
+        if token_s <= 0.0 or (STRETCH - 1) * step_s >= most * token_s:  # also where the clock sees no time
+            return most
+        wanted, bearable = ((stretch - 1) * step_s / token_s for stretch in (STRETCH, _MOST_STRETCH))
+        whole_rows = round((n_decoding + wanted) / _ROWS) * _ROWS - n_decoding
+        if whole_rows > bearable:
+            whole_rows -= _ROWS
+        return min(most, whole_rows if whole_rows >= _FEWEST else whole_rows + _ROWS)
+
+    def note(self, n_decoding: int, n_read: int, seconds: float) -> None:
+        """A step of `n_decoding` streams and `n_read` prompt tokens took so long."""
+        if n_read == 0:
+            self._alone.setdefault(n_decoding, deque(maxlen=_DECODING)).append(seconds)
+        elif n_decoding == 0:
+            self._read_alone.append(seconds / n_read)
+        elif (step_s := self._step_s(n_decoding)) is not None:
+            self._beside.append((seconds - step_s) / n_read)
+
+    def _step_s(self, n_decoding: int) -> float | None:
+        """What a step of so many streams takes alone, or of nearly as many."""
+        if not self._alone:
+            return None
+        nearest = min(self._alone, key=lambda n: abs(n - n_decoding))
+        return statistics.median(self._alone[nearest])
+
+    def _token_s(self) -> float | None:
+        """What a prompt token adds; never believed to be less than half of what it takes in a full batch."""
+        alone = statistics.median(self._read_alone) if self._read_alone else None
+        if not self._beside:
+            return alone
+        return max(statistics.median(self._beside), (alone or 0.0) / 2)
