@@ -186,6 +186,9 @@ class ErrorEvent:
     """The prompt does not fit the context that the engine has now; the message has both numbers."""
 
 
+NO_TOKEN = -1
+"""Drawn where a grammar allows no token of the vocabulary."""
+
 Event = PlaceEvent | TextEvent | DoneEvent | ErrorEvent
 OnEvent = Callable[[Event], None]
 

@@ -24,8 +24,18 @@ from typing import Any, NamedTuple
 from edgemed.core.errors import EngineFailed, MissingExtra, ModelRefused, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.core.units import format_bytes
-from edgemed.engines.base import EngineConfig, EngineInfo, KvType, Sampling
+from edgemed.engines.base import DrawnToken, EngineConfig, EngineInfo, KvType, Sampling
 from edgemed.engines.llama_embedding import Embedder
+from edgemed.engines.llama_logprobs import drawn_token
+from edgemed.engines.llama_sampling import (
+    Candidates,
+    Grammar,
+    GrammarSampler,
+    forget_penalties,
+    greedy_chain,
+    has_penalties,
+    new_chain,
+)
 from edgemed.engines.memory_breakdown import memory_by_place
 from edgemed.engines.native_library import start_backends
 from edgemed.engines.native_log import NativeLog
@@ -39,8 +49,6 @@ _GGML_TYPES: dict[KvType, int] = {"f16": 1, "q4_0": 2, "q8_0": 8}
 """enum ggml_type, ggml.h."""
 _NO_TOKEN = -1
 """LLAMA_TOKEN_NULL, llama.h."""
-_RANDOM_SEED = 0xFFFFFFFF
-"""LLAMA_DEFAULT_SEED asks for a random one; a request's seed never becomes it."""
 _MOST_CELLS = 2**31 - 256
 """n_ctx is a 32-bit number, and positions are signed."""
 _LONGEST_RUN = 50_000
@@ -134,9 +142,15 @@ class LlamaCpp:
         self._memory = self._api.llama_get_memory(self._context)
         self._batch = self._api.llama_batch_init(self.n_batch, 0, 1)
         self._fields = tuple(getattr(self._batch, name) for name in ("token", "pos", "n_seq_id", "seq_id", "logits"))
-        self._greedy = self._new_chain()
-        self._api.llama_sampler_chain_add(self._greedy, self._api.llama_sampler_init_greedy())
+        self._n_vocab = self._api.llama_vocab_n_tokens(self._vocab)
+        self._greedy = greedy_chain(self._api)
         self._samplers: list[Any] = [None] * config.n_slots
+        self._penalised: set[int] = set()
+        self._bound: dict[int, GrammarSampler] = {}
+        """Slots whose answers follow a grammar."""
+        self._candidates: Candidates | None = None
+        self._output_at = [0] * config.n_slots
+        """Where each slot's logits stand in the last step."""
         self._pieces: dict[int, bytes | None] = {}
         # The library leaves out what Qwen's own tokenizer does first; our exporter writes it down.
         self._composes = self._metadata("edgemed.tokenizer.normalization") == "NFC"
@@ -184,9 +198,37 @@ class LlamaCpp:
         return self._embedder.step()
 
     def acquire(self, slot: int, sampling: Sampling) -> None:
-        self._samplers[slot] = self._greedy if sampling.temperature <= 0 else self._new_sampler(sampling)
+        penalised = has_penalties(sampling)
+        if sampling.temperature <= 0 and not penalised:
+            self._samplers[slot] = self._greedy
+            return
+        self._samplers[slot] = new_chain(self._api, sampling, self._n_vocab, self.context_length)
+        if penalised:
+            self._penalised.add(slot)
+
+    def bind(self, slot: int, grammar: str) -> None:
+        if self._candidates is None:
+            # Control tokens end an answer whatever a grammar says; it must not see their text.
+            never = [token for token in self._special if self._ends_answer(token) and not self._is_end(token)]
+            self._candidates = Candidates(self._api, self._n_vocab, never)
+        opening = next((token for token, text in self._tags.items() if text == OPEN.encode()), None)
+        rules = Grammar(self._api, self._vocab, grammar)
+        self._bound[slot] = GrammarSampler(self._api, self._candidates, self._samplers[slot], rules, opening)
+
+    def think(self, slot: int, thinking: bool) -> None:
+        if slot in self._bound:
+            self._bound[slot].think(thinking)
+        if slot in self._penalised and not thinking:
+            forget_penalties(self._api, self._samplers[slot])
+
+    def drawn_token(self, slot: int, token: int, n_likeliest: int) -> DrawnToken:
+        logits = self._api.llama_get_logits_ith(self._context, self._output_at[slot])
+        return drawn_token(logits, self._n_vocab, token, n_likeliest, self._any_piece)
 
     def release(self, slot: int) -> None:
+        self._penalised.discard(slot)
+        if bound := self._bound.pop(slot, None):
+            bound.free()
         sampler, self._samplers[slot] = self._samplers[slot], None
         if sampler is not None and sampler is not self._greedy:
             self._api.llama_sampler_free(sampler)
@@ -216,8 +258,16 @@ class LlamaCpp:
         code = self._api.llama_decode(self._context, self._batch)
         if code != 0:
             raise EngineFailed(f"llama.cpp refused a step of {n} tokens with code {code}. {self._log.last()}".strip())
+        for slot, at in outputs:
+            self._output_at[slot] = at
         draw, context, samplers = self._api.llama_sampler_sample, self._context, self._samplers
-        return [draw(samplers[slot], context, at) for slot, at in outputs]
+        if not self._bound:
+            return [draw(samplers[slot], context, at) for slot, at in outputs]
+        bound = self._bound
+        return [
+            bound[slot].draw(context, at) if slot in bound else draw(samplers[slot], context, at)
+            for slot, at in outputs
+        ]
 
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
         """Threads of the steps that follow, to decode and to read prompts; costs nothing, call it between two steps."""
@@ -234,11 +284,14 @@ class LlamaCpp:
     def _ends_answer(self, token: int) -> bool:
         """True for end-of-generation tokens, and for any other control token: a model that begins a turn of the
         user itself, "<|im_start|>user", has ended its answer, and what follows would be read as part of it."""
-        if self._api.llama_vocab_is_eog(self._vocab, token):
+        if self._is_end(token):
             return True
         if token in self._tags:
             return False
         return bool(self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_CONTROL)
+
+    def _is_end(self, token: int) -> bool:
+        return bool(self._api.llama_vocab_is_eog(self._vocab, token))
 
     def close(self) -> None:
         """Free the model and its memory; the engine is of no use afterwards."""
@@ -311,24 +364,6 @@ class LlamaCpp:
         finally:
             self.release(0)
 
-    def _new_chain(self) -> Any:
-        parameters = self._api.llama_sampler_chain_default_params()
-        parameters.no_perf = True
-        return self._api.llama_sampler_chain_init(parameters)
-
-    def _new_sampler(self, sampling: Sampling) -> Any:
-        """Filters, then temperature, then the draw: llama.cpp's own order."""
-        api, chain = self._api, self._new_chain()
-        if sampling.top_k > 0:
-            api.llama_sampler_chain_add(chain, api.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            api.llama_sampler_chain_add(chain, api.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0:
-            api.llama_sampler_chain_add(chain, api.llama_sampler_init_min_p(sampling.min_p, 1))
-        api.llama_sampler_chain_add(chain, api.llama_sampler_init_temp(sampling.temperature))
-        api.llama_sampler_chain_add(chain, api.llama_sampler_init_dist(sampling.seed % _RANDOM_SEED))
-        return chain
-
     def _find_tags(self) -> dict[int, bytes]:
         """The tags of thinking that are single tokens, whatever kind of token the model's file makes of them."""
         found = {}
@@ -347,6 +382,11 @@ class LlamaCpp:
 
     def _template(self) -> str:
         return (self._api.llama_model_chat_template(self._model, None) or b"").decode("utf-8", errors="replace")
+
+    def _any_piece(self, token: int) -> bytes:
+        """Bytes of a token, those that end an answer included: their own text."""
+        piece = self.piece(token)
+        return self._token_text(token).encode() if piece is None else piece
 
     def _read_piece(self, token: int) -> bytes:
         if token in self._tags:
@@ -382,6 +422,7 @@ class LlamaCpp:
                 left, right = api.LLAMA_TOKEN_ATTR_LSTRIP, api.LLAMA_TOKEN_ATTR_RSTRIP
                 strips = bool(attributes & left), bool(attributes & right)
                 special[self._token_text(token)] = SpecialToken(token, *strips)
+        self._special = [token.id for token in special.values()]
         bos = api.llama_vocab_bos(vocab) if api.llama_vocab_get_add_bos(vocab) else _NO_TOKEN
         return PromptTokenizer(special, self._encode, None if bos == _NO_TOKEN else bos)
 

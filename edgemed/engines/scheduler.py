@@ -14,8 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from edgemed.core.errors import UsageError
+from edgemed.engines.answer_tokens import AnswerTokens
 from edgemed.engines.base import (
+    NO_TOKEN,
     DoneEvent,
+    DrawnToken,
     ErrorEvent,
     Event,
     FinishReason,
@@ -76,6 +80,18 @@ class StepEngine(Protocol):
     def piece(self, token: int) -> bytes | None:
         """Bytes of a token; None for a token that ends the answer."""
 
+    def bind(self, slot: int, grammar: str) -> None:
+        """Let what is drawn for a slot follow a grammar; the drawn token is NO_TOKEN where it allows none.
+
+        Called after `acquire`, as `think` and `drawn_token` only for those that ask for such things. Raises UsageError.
+        """
+
+    def think(self, slot: int, thinking: bool) -> None:
+        """From the next token on a slot's sequence thinks, bound by no grammar, or begins its answer."""
+
+    def drawn_token(self, slot: int, token: int, n_likeliest: int) -> DrawnToken:
+        """Log-probabilities of a token in the place of the one that the last step drew for this slot."""
+
 
 @dataclass(slots=True)
 class _Sequence:
@@ -98,6 +114,11 @@ class _Sequence:
     room: int = 0
     """Tokens the context holds beside the prompt."""
     thought_limit: int | None = None
+    tells_thinking: bool = False
+    """Whether the engine's draws depend on where thinking ends."""
+    told_thinking: bool = False
+    tokens: AnswerTokens | None = None
+    """None where no log-probabilities are wanted."""
     admitted: float | None = None
     first_token: float | None = None
 
@@ -149,6 +170,7 @@ class Scheduler:
             text=AnswerText(request.stop),
             limit=min(request.max_tokens, room),
             deadline=_NEVER if request.deadline_s is None else began + request.deadline_s,
+            tokens=None if request.top_logprobs is None else AnswerTokens(),
         )
         if self._engine.closing is not None:
             self._prepare_thinking(sequence, room, self._engine.closing)
@@ -192,8 +214,33 @@ class Scheduler:
             sequence.admitted = now
             self._running[request_id] = sequence
             self._engine.acquire(sequence.chunk.slot, sequence.request.sampling)
-            begun.append(request_id)
+            if self._bind(sequence):
+                begun.append(request_id)
         return begun
+
+    def _bind(self, sequence: _Sequence) -> bool:
+        """Give a slot its request's grammar; False when that cannot be used, and the request has ended."""
+        request = sequence.request
+        if request.grammar:
+            try:
+                self._engine.bind(sequence.chunk.slot, request.grammar)
+            except UsageError as error:
+                self._fail(sequence, error.what)
+                return False
+        sampling = request.sampling
+        sequence.tells_thinking = sequence.thinking is not None and bool(
+            request.grammar or sampling.presence_penalty or sampling.frequency_penalty
+        )
+        self._tell_thinking(sequence)
+        return True
+
+    def _tell_thinking(self, sequence: _Sequence) -> None:
+        """Tell the engine where thinking begins and where it ends, behind the tokens that end it from outside."""
+        thinking = sequence.thinking
+        thinks = thinking is not None and (thinking.inside or bool(sequence.forced))
+        if sequence.tells_thinking and thinks is not sequence.told_thinking:
+            sequence.told_thinking = thinks
+            self._engine.think(sequence.chunk.slot, thinks)
 
     def step(self) -> list[tuple[str, Event]]:
         """One step of the batch; every event since the last call, in order.
@@ -264,13 +311,19 @@ class Scheduler:
             sequence.first_token = now
         if sequence.forced:
             token = sequence.forced.pop()
+        if token == NO_TOKEN:
+            self._fail(sequence, "The model has no word that fits the form asked for. Ask for another form.")
+            return
         piece = self._engine.piece(token)
         if piece is None:
             self._finish(sequence, "stop")
             return
         sequence.n_answer += 1
         sequence.n_unsent += 1
-        text = sequence.text.push(piece) if sequence.thinking is None else self._think(sequence, piece)
+        if sequence.tokens is not None:
+            n_likeliest = sequence.request.top_logprobs or 0
+            sequence.tokens.push(self._engine.drawn_token(sequence.chunk.slot, token, n_likeliest))
+        text = self._answer(sequence, piece) if sequence.thinking is None else self._think(sequence, piece)
         if text:
             self._send(sequence, text)
         if sequence.text.stopped:
@@ -290,10 +343,21 @@ class Scheduler:
         if thought:
             self._send(sequence, thought, reasoning=True)
         self._bound_thinking(sequence, thinking)
-        return sequence.text.push(answer) if answer else ""
+        if piece is not None:
+            self._tell_thinking(sequence)
+        return self._answer(sequence, answer, decided=not thinking.undecided)
+
+    def _answer(self, sequence: _Sequence, piece: bytes, *, decided: bool = True) -> str:
+        """Text that is now certain, with `piece`, the answer's part of what was drawn."""
+        if sequence.tokens is not None:
+            sequence.tokens.keep(len(piece), decided=decided)
+        return sequence.text.push(piece) if piece else ""
 
     def _send(self, sequence: _Sequence, text: str, *, reasoning: bool = False) -> None:
-        self._events.append((sequence.request.id, TextEvent(text, sequence.n_unsent, reasoning)))
+        tokens: tuple[DrawnToken, ...] = ()
+        if sequence.tokens is not None and not reasoning:
+            tokens = sequence.tokens.take(sequence.text.n_held_bytes)
+        self._events.append((sequence.request.id, TextEvent(text, sequence.n_unsent, reasoning, tokens)))
         sequence.n_unsent = 0
 
     def _finish(self, sequence: _Sequence, reason: FinishReason) -> None:
@@ -301,6 +365,8 @@ class Scheduler:
         held = "" if sequence.thinking is None else self._think(sequence, None)
         if rest := held + sequence.text.flush():
             self._send(sequence, rest)
+        if sequence.tokens is not None and (left := sequence.tokens.finish(sequence.text.n_held_bytes)):
+            self._events.append((sequence.request.id, TextEvent("", 0, tokens=left)))
         self._release(sequence)
         started, first, admitted = sequence.submitted, sequence.first_token, sequence.admitted
         done = DoneEvent(
@@ -313,6 +379,11 @@ class Scheduler:
             reasoning_tokens=0 if sequence.thinking is None else sequence.thinking.n_tokens,
         )
         self._events.append((sequence.request.id, done))
+
+    def _fail(self, sequence: _Sequence, message: str) -> None:
+        """End one request that would fail again; the others go on."""
+        self._release(sequence)
+        self._events.append((sequence.request.id, ErrorEvent(message, retryable=False)))
 
     def _release(self, sequence: _Sequence) -> None:
         """Take a sequence out of the batch or the queue, and give its slot back."""

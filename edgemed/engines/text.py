@@ -16,13 +16,19 @@ class AnswerText:
     at the same character, the longest. Bytes that are no UTF-8 become U+FFFD.
     """
 
-    __slots__ = ("_decoder", "_held", "_stops", "stopped")
+    __slots__ = ("_decoder", "_held", "_n_cut", "_stops", "stopped")
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._decoder = _NEW_DECODER(errors="replace")
         self._held = ""
+        self._n_cut = 0
         self.stopped = False
+
+    @property
+    def n_held_bytes(self) -> int:
+        """Bytes that were pushed and are in no text returned so far; what is no UTF-8 counts as U+FFFD's three."""
+        return self._n_cut + len(self._held.encode()) + len(self._decoder.getstate()[0])
 
     def push(self, piece: bytes) -> str:
         """Text that is now certain to belong to the answer; "" while a character or a stop string may be half here."""
@@ -32,7 +38,7 @@ class AnswerText:
         text = self._held + text
         end = self._first_stop(text)
         if end is not None:
-            self.stopped, self._held = True, ""
+            self.stopped, self._held, self._n_cut = True, "", len(text[end:].encode())
             return text[:end]
         keep = self._opening_at_end(text)
         self._held = text[len(text) - keep :]

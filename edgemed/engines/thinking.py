@@ -52,6 +52,11 @@ class Thinking:
         """True between the tags."""
         return self._state == "inside"
 
+    @property
+    def undecided(self) -> bool:
+        """True while what has come may be the answer's beginning or half a tag."""
+        return self._state == "before"
+
     def push(self, piece: bytes) -> tuple[str, bytes]:
         """Take one token's bytes; the text that is now certain to be reasoning, and the bytes of the answer."""
         if self._state == "after":
