@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgemed import __version__
-from edgemed.cli import ask, bench, export, plan, profile, quantize, serve
+from edgemed.cli import ask, bench, doctor, export, plan, profile, quantize, serve
 from edgemed.cli.console import Console
 
 app = typer.Typer(
@@ -42,3 +42,4 @@ app.command("quantize")(quantize.quantize)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.command("ask")(ask.ask)
+app.command("doctor")(doctor.doctor)

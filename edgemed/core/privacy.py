@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-_PR_SET_DUMPABLE = 4
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 """prctl(2)."""
 
 
@@ -19,3 +19,17 @@ def forbid_core_dumps() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)  # a dump that is piped to a program ignores the limit above
+
+
+def core_dumps_are_off() -> bool:
+    """Whether a crash of this process would write no memory image; True where the system writes none by itself."""
+    if os.name == "posix":
+        import resource
+
+        if resource.getrlimit(resource.RLIMIT_CORE) != (0, 0):
+            return False
+    if sys.platform == "linux":
+        import ctypes
+
+        return bool(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE) == 0)
+    return True

@@ -99,6 +99,18 @@ def keyring_secret(store: KeyStore | None = None) -> Secret | None:
     return Secret("keyring", value) if len(value) == 32 else None
 
 
+def keyring_answers(store: KeyStore | None = None) -> bool:
+    """Whether there is a key store, unlocked, that would give a secret. Makes none."""
+    store = store or _system_store()
+    if store is None:
+        return False
+    try:
+        store.get_password(KEYRING_SERVICE, KEYRING_NAME)
+    except Exception:  # as in keyring_secret
+        return False
+    return True
+
+
 def _system_store() -> Any:
     try:
         import keyring

@@ -77,9 +77,14 @@ def cache_options(settings: CacheSettings) -> CacheOptions:
     )
 
 
+def kept_files(folder: Path) -> tuple[Path, ...]:
+    """Everything that outlives a server and tells of questions, sealed or not, whether or not it is there."""
+    return (*files_of(folder / CACHE_FILE), *Journal(folder).files())
+
+
 def forget_all(folder: Path) -> Forgotten:
     """Erase saved answers and the journal. Raises UsageError when a server works there, or a file cannot be erased."""
-    files = (*files_of(folder / CACHE_FILE), *Journal(folder).files())
+    files = kept_files(folder)
     erased = tuple(file.name for file in files if file.exists())
     try:
         with no_server_on(folder):
