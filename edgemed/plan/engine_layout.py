@@ -14,9 +14,8 @@ from edgemed.engines.base import EngineConfig, TensorPlace
 from edgemed.engines.memory_breakdown import RAM
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.placement import LayerPlaces, LayerUnit, Layout
+from edgemed.plan.weight_placement import CPU, device_of_place
 
-_CPU = "CPU"
-"""The engine's name for main memory."""
 _NAMES: dict[tuple[LayerUnit, ...], str] = {
     ("gate_up", "down"): "(gate|up|down)",
     ("gate_up",): "(gate|up)",
@@ -59,10 +58,10 @@ def _places(layout: Layout, spec: ModelSpec) -> Iterable[TensorPlace]:
     for (device, units), layers in sorted(moved.items()):
         numbers = layer_pattern(layers)
         numbers = f"({numbers})" if "|" in numbers else numbers
-        yield TensorPlace(pattern=rf"^blk\.{numbers}\.ffn_{_NAMES[units]}\.", device=_engine_name(device))
+        yield TensorPlace(pattern=rf"^blk\.{numbers}\.ffn_{_NAMES[units]}\.", device=device_of_place(device))
     if layout.head.device == RAM and layout.ranges:
         name = "token_embd" if spec.tied_embeddings else "output"
-        yield TensorPlace(pattern=rf"^{name}\.weight$", device=_CPU)
+        yield TensorPlace(pattern=rf"^{name}\.weight$", device=CPU)
 
 
 def _moved_units(places: LayerPlaces, device: str) -> tuple[LayerUnit, ...]:
@@ -70,10 +69,6 @@ def _moved_units(places: LayerPlaces, device: str) -> tuple[LayerUnit, ...]:
     if places.attention.device == device:
         return ()
     return tuple(unit for unit, placed in places.units if placed.device == device)
-
-
-def _engine_name(device: str) -> str:
-    return _CPU if device == RAM else device
 
 
 def layer_pattern(numbers: Iterable[int]) -> str:

@@ -6,7 +6,7 @@ llama.cpp's own fit would choose at its default margin. Beside them what exact a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgemed.core.units import GIB
@@ -16,7 +16,8 @@ from edgemed.hardware.record import value_of
 from edgemed.plan.engine_layout import layer_pattern
 from edgemed.plan.memory import Estimate, estimate_memory, kv_type_fits
 from edgemed.plan.situation import Case
-from edgemed.plan.wishes import most_layers, usable_cores, usual_threads
+from edgemed.plan.weight_placement import CPU
+from edgemed.plan.wishes import last_within, most_layers, usable_cores, usual_threads
 
 FIT_MARGIN_BYTES = 1 * GIB
 """What llama.cpp's fit leaves free on each GPU unless told otherwise (`--fit-target 1024`, common/arg.cpp)."""
@@ -26,8 +27,6 @@ LARGER_UBATCH = 512
 FIT = "llama.cpp's own fit"
 _SMALL_PARAMETERS = 300e6
 """Below it, waiting for each other can cost threads more than they gain: 7.9 against 10.8 ms for a token of a 0.1B."""
-_CPU_DEVICE = "CPU"
-"""ggml's own name of the processor as a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ def _fewer_layers(case: Case, *shapes: EngineConfig) -> Iterator[tuple[str, Esti
             continue
         last = most.config.n_gpu_layers
         counts = [shape.model_copy(update={"n_gpu_layers": count}) for count in range(last, 0, -1)]
-        fewest = _most(case, counts, lambda found: case.spare(found, RAM) >= 0)
+        fewest = last_within(case, counts, lambda found: case.spare(found, RAM) >= 0)
         if fewest is None or fewest.config.n_gpu_layers == last:
             continue
         chunks = "" if shape.n_ubatch == shapes[0].n_ubatch else ", larger chunks of the prompt"
@@ -122,7 +121,7 @@ def fit_of_llama_cpp(case: Case, shape: EngineConfig) -> Estimate | None:
         return all(estimate.bytes_in(place) <= n_bytes - FIT_MARGIN_BYTES for place, n_bytes in free.items())
 
     counts = range(case.spec.n_layers + 2)
-    return _most(case, [theirs.model_copy(update={"n_gpu_layers": count}) for count in counts], within)
+    return last_within(case, [theirs.model_copy(update={"n_gpu_layers": count}) for count in counts], within)
 
 
 def _attention_first(case: Case, shape: EngineConfig) -> Estimate | None:
@@ -130,29 +129,15 @@ def _attention_first(case: Case, shape: EngineConfig) -> Estimate | None:
     n_layers = case.spec.n_layers
     every = shape.model_copy(update={"n_gpu_layers": n_layers + 1})
     configs = [
-        every.model_copy(update={"tensor_places": (feed_forward_place(range(left), _CPU_DEVICE),)})
+        every.model_copy(update={"tensor_places": (feed_forward_place(range(left), CPU),)})
         for left in range(n_layers, 0, -1)
     ]
-    return _most(case, configs, lambda found: all(case.spare(found, place) >= 0 for place in case.gpus))
+    return last_within(case, configs, case.fits_gpus)
 
 
 def feed_forward_place(layers: Sequence[int], device: str) -> TensorPlace:
     """The feed-forward weights of these layers on one device."""
     return TensorPlace(pattern=rf"^blk\.({layer_pattern(layers)})\.ffn_(gate|up|down|gate_up)\.weight$", device=device)
-
-
-def _most(case: Case, configs: Sequence[EngineConfig], within: Callable[[Estimate], bool]) -> Estimate | None:
-    """The last of `configs` that `within` allows, each taking more than the one before; None when none is allowed."""
-    low, high = 0, len(configs) - 1
-    best: Estimate | None = None
-    while low <= high:
-        middle = (low + high) // 2
-        (found,) = estimate_memory(case.spec, [configs[middle]], case.gpu)
-        if within(found):
-            low, best = middle + 1, found
-        else:
-            high = middle - 1
-    return best
 
 
 def thread_counts(case: Case) -> tuple[int, ...]:

@@ -73,6 +73,10 @@ class Case:
         places = {need.place for need in estimate.needs}
         return all(place in self.offers and self.spare(estimate, place) >= 0 for place in places)
 
+    def fits_gpus(self, estimate: Estimate) -> bool:
+        """Whether every GPU holds its part."""
+        return all(self.spare(estimate, place) >= 0 for place in self.gpus)
+
     def spare(self, estimate: Estimate, place: str) -> int:
         """Bytes that one place still offers beside it; negative when it is short."""
         shared = [offer.place for offer in self.offers.values() if offer.shares_ram] if place == RAM else []

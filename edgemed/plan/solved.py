@@ -24,7 +24,8 @@ from edgemed.plan.placement_problem import PlacementCosts, format_candidates, pl
 from edgemed.plan.placement_solver import solve
 from edgemed.plan.record import Workload
 from edgemed.plan.situation import Case
-from edgemed.plan.speed import CPU, CostModel, SpeedUnknown
+from edgemed.plan.speed import CostModel, SpeedUnknown
+from edgemed.plan.weight_placement import CPU, device_of_place
 
 _ATTEMPTS = 3
 _SOLVER_S = 5.0
@@ -155,12 +156,12 @@ def _costs(
         changes = {"type": format_name, "n_bytes": rows * BY_NAME[format_name].row_bytes(typical.shape[-1])}
         tensor = typical.model_copy(update=changes)
         reading = sum(
-            model.matrix_s(_device(place), tensor, rows_of(tensor, spec, size, out)) for size, _, out in steps
+            model.matrix_s(device_of_place(place), tensor, rows_of(tensor, spec, size, out)) for size, _, out in steps
         )
-        return (reading + answer * model.matrix_s(_device(place), tensor, 1)) / tensor.n_bytes
+        return (reading + answer * model.matrix_s(device_of_place(place), tensor, 1)) / tensor.n_bytes
 
     def attention_s(place: str) -> float:
-        device = _device(place)
+        device = device_of_place(place)
         reading = sum(model.prompt_attention_s(device, spec, shape.kv_type, size, before) for size, before, _ in steps)
         return reading + answer * model.decode_attention_s(device, spec, shape.kv_type, depth)
 
@@ -171,10 +172,6 @@ def _costs(
         seconds_per_byte=table,
         kv_bytes=kv_bytes(spec, shape) // spec.n_layers,
         kv_s={place: attention_s(place) for place in rooms},
-        unit_s={place: model.layer_s(_device(place)) * passes / 3 for place in rooms},
+        unit_s={place: model.layer_s(device_of_place(place)) * passes / 3 for place in rooms},
         crossings=tuple(Crossing(device=p, seconds=model.crossing_s(CPU, p) * passes) for p in rooms if p != RAM),
     )
-
-
-def _device(place: str) -> str:
-    return CPU if place == RAM else place

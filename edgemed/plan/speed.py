@@ -6,17 +6,14 @@
     prompt = the same for each of its steps, with operations / compute in the place of bytes / read speed
 
 The parts are also given one by one (`CostModel`), for those who look for the best place of each weight. Where weights
-lie follows llama.cpp (`layer_devices`): of n_gpu_layers the head is the first, then come the last layers; the embedding
-stays on the CPU; `tensor_places` go before.
+lie follows llama.cpp (weight_placement.py).
 """
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from edgemed.core.records import Basis, Figure, MaybeFigure, NotAvailable, Record
 from edgemed.core.tensor_types import BY_NAME, Role
@@ -31,9 +28,8 @@ from edgemed.hardware.work import (
     rows_of,
 )
 from edgemed.models.spec import ModelSpec, TensorSpec
+from edgemed.plan.weight_placement import CPU, device_of_place, layer_places, named_place
 
-CPU = "CPU"
-"""The engine's name of the processor."""
 _DECODE_WITHIN, _PREFILL_WITHIN = 0.15, 0.25
 """Half the width of the interval on a quiet machine."""
 _PAPER_WITHIN = 0.30
@@ -121,11 +117,12 @@ class Placed:
                 raise SpeedUnknown("layers are to lie on a GPU, and the profile has the speed of none")
         else:
             gpus = ()
-        layers, head = layer_devices(spec, config, gpus, free_bytes)
+        places, last = layer_places(spec, config, gpus, free_bytes)
+        layers, head = tuple(map(device_of_place, places)), device_of_place(last)
         weights = tuple((tensor, _device_of(tensor, config, layers, head)) for tensor in matrices(spec))
         for name in {*layers, head, *(device for _, device in weights)}:
             model.device(name)
-        return Placed(spec, config, weights, tuple(layers), head)
+        return Placed(spec, config, weights, layers, head)
 
     @property
     def devices(self) -> frozenset[str]:
@@ -145,30 +142,10 @@ class Placed:
         return [(one, other) for one, other in pairwise(order) if one != other]
 
 
-def layer_devices(
-    spec: ModelSpec, config: EngineConfig, gpus: Sequence[str], free_bytes: Mapping[str, float]
-) -> tuple[list[str], str]:
-    """The device of each layer, and the head's, by llama.cpp's rule (`llama_model::load_tensors`)."""
-    on_gpus = min(max(0, config.n_gpu_layers), spec.n_layers + 1)
-    first = spec.n_layers + 1 - on_gpus
-    shares = list(config.device_shares[: len(gpus)]) or [free_bytes.get(name, 1.0) for name in gpus]
-    shares += [0.0] * (len(gpus) - len(shares))
-    total = sum(shares) or 1.0
-    ends = [end / total for end in accumulate(shares)]
-
-    def device(index: int) -> str:
-        if index < first or not gpus:
-            return CPU
-        return gpus[min(bisect_right(ends, (index - first) / on_gpus), len(gpus) - 1)]
-
-    return [device(index) for index in range(spec.n_layers)], device(spec.n_layers)
-
-
 def _device_of(tensor: TensorSpec, config: EngineConfig, layers: Sequence[str], head: str) -> str:
-    for place in config.tensor_places:
-        if re.search(place.pattern, tensor.name):
-            return place.device
-    return layers[tensor.layer] if tensor.layer is not None else head
+    if place := named_place(tensor, config):
+        return device_of_place(place)
+    return head if tensor.layer is None else layers[tensor.layer]
 
 
 class CostModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edgemed.engines.base import EngineConfig, KvType
 from edgemed.hardware.record import HardwareProfile, value_of
@@ -91,20 +91,27 @@ def usable_cores(profile: HardwareProfile) -> int:
 
 
 def most_layers(case: Case, config: EngineConfig) -> Estimate | None:
-    """The estimate with the most layers on the GPUs that fits; None when not even no layer fits.
+    """The estimate with the most layers on the GPUs that fits; None when not even no layer fits."""
+    counts = range(case.spec.n_layers + 2)  # llama.cpp counts the head as one more layer
+    configs = [config.model_copy(update={"n_gpu_layers": count}) for count in counts]
+    found = last_within(case, configs, case.fits_gpus)
+    return found if found is not None and case.fits(found) else None  # with fewer layers main memory takes yet more
 
-    More layers always take more of the GPU, so halving finds it: at most 7 looks for 80 layers.
+
+def last_within(case: Case, configs: Sequence[EngineConfig], within: Callable[[Estimate], bool]) -> Estimate | None:
+    """The last of `configs` that `within` allows, each taking more than the one before; None when none is allowed.
+
+    Halving finds it: at most 7 looks for 80 layers.
     """
-    low, high = 0, case.spec.n_layers + 1  # llama.cpp counts the head as one more layer
+    low, high = 0, len(configs) - 1
     best: Estimate | None = None
     while low <= high:
-        count = (low + high) // 2
-        found = estimate_memory(case.spec, [config.model_copy(update={"n_gpu_layers": count})], case.gpu)[0]
-        if all(case.spare(found, place) >= 0 for place in case.gpus):
-            low = count + 1
-            best = found if case.fits(found) else best
+        middle = (low + high) // 2
+        (found,) = estimate_memory(case.spec, [configs[middle]], case.gpu)
+        if within(found):
+            low, best = middle + 1, found
         else:
-            high = count - 1
+            high = middle - 1
     return best
 
 

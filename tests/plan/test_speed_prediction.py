@@ -12,13 +12,15 @@ from made_up_machine import made_up_shop, step_s
 from edgemed.core.progress import SilentProgress
 from edgemed.core.records import Basis, Figure, MaybeFigure, NotAvailable
 from edgemed.engines.base import EngineConfig, TensorPlace
+from edgemed.engines.memory_breakdown import RAM
 from edgemed.hardware import measure
 from edgemed.hardware.catalog import read_catalog
 from edgemed.hardware.record import AttentionSpeed, DeviceSpeed, EngineProfile, EngineSpeed, FormatSpeed, Link
 from edgemed.hardware.synthetic_model import MIXES, SyntheticShape, write_header_only
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
-from edgemed.plan.speed import CostModel, Placed, SpeedUnknown, layer_devices, predict_speed
+from edgemed.plan.speed import CostModel, Placed, SpeedUnknown, predict_speed
+from edgemed.plan.weight_placement import layer_places
 
 SHAPES = {
     "0.5B": SyntheticShape(24, 896, 4864, 14, 2, 64, 151936, tied=True),
@@ -194,18 +196,18 @@ def test_layers_lie_where_the_engine_puts_them(tmp_path: Path) -> None:
         (5, "gggg", "g"),
         (99, "gggg", "g"),
     ):
-        found = layer_devices(spec, config(n_gpu_layers=n_gpu_layers), ("CUDA0",), {})
-        short = {"CPU": "c", "CUDA0": "g"}
+        found = layer_places(spec, config(n_gpu_layers=n_gpu_layers), ("CUDA0",), {})
+        short = {RAM: "c", "CUDA0": "g"}
         assert ("".join(short[name] for name in found[0]), short[found[1]]) == (layers, head)
 
 
 def test_several_gpus_share_layers_in_order(tmp_path: Path) -> None:
     spec = model(tmp_path, "small")
     both = ("CUDA0", "CUDA1")
-    shared = layer_devices(spec, config(n_gpu_layers=99, device_shares=(3, 2)), both, {})
-    assert shared == (["CUDA0", "CUDA0", "CUDA0", "CUDA1"], "CUDA1")
-    by_memory = layer_devices(spec, config(n_gpu_layers=99), both, {"CUDA0": 1e9, "CUDA1": 4e9})
-    assert by_memory == (["CUDA0", "CUDA1", "CUDA1", "CUDA1"], "CUDA1")
+    shared = layer_places(spec, config(n_gpu_layers=99, device_shares=(3, 2)), both, {})
+    assert shared == (("CUDA0", "CUDA0", "CUDA0", "CUDA1"), "CUDA1")
+    by_memory = layer_places(spec, config(n_gpu_layers=99), both, {"CUDA0": 1e9, "CUDA1": 4e9})
+    assert by_memory == (("CUDA0", "CUDA1", "CUDA1", "CUDA1"), "CUDA1")
 
 
 def test_a_faster_device_pays_and_each_change_of_side_costs(tmp_path: Path) -> None:
