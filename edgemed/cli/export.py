@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -16,6 +16,8 @@ from edgemed.core.errors import UsageError
 from edgemed.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from edgemed.export.adapter import AdapterReport
+    from edgemed.export.compress import Compression
     from edgemed.export.report import ExportReport, Fallback
 
 
@@ -32,6 +34,14 @@ def export(
     target_size: TargetSize = None,
     target_bpw: TargetBpw = None,
     accept_changed_doses: AcceptChangedDoses = False,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A LoRA adapter that peft saved: adapter_config.json and weights."),
+    ] = None,
+    adapter_mode: Annotated[
+        Literal["merge", "separate"],
+        typer.Option(help="merge: into the weights, one file; separate: a file of its own beside the base."),
+    ] = "merge",
     output: Annotated[Path | None, typer.Option(help="File to write, or a folder to write it in.")] = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -47,10 +57,46 @@ def export(
 
     console = Console(json_mode=json, verbose=verbose)
     source = source_checkpoint(model, command="export")
-    wanted = Compression(recipe, calibration, target_size, target_bpw, accept_changed_doses)
-    report = export_any(source, _output_file(output, source, recipe), wanted, progress=console)
+    separate = adapter is not None and adapter_mode == "separate"
+    merge = None if separate else adapter
+    wanted = Compression(recipe, calibration, target_size, target_bpw, accept_changed_doses, merge)
+    target_file = _output_file(output, source, recipe, merge)
+    if separate and adapter is not None:
+        _export_separate(source, target_file, wanted, adapter, console)
+        return
+    report = export_any(source, target_file, wanted, progress=console)
     console.record(report)
     console.table(f"Exported {report.output.name}", rows_of(report))
+
+
+def _export_separate(source: Path, output: Path, wanted: Compression, adapter: Path, console: Console) -> None:
+    """Base and adapter, side by side."""
+    from edgemed.export.adapter import export_separate
+
+    name = adapter.resolve().name
+    beside = output.parent / f"{name_of(source)}-{name}.lora.gguf"
+    report = export_separate(source, output, wanted, adapter, beside, progress=console)
+    console.record(report)
+    if report.base is not None:
+        console.table(f"Exported {report.base.output.name}", rows_of(report.base))
+    console.table(f"Exported {report.adapter.output.name}", adapter_rows(report.adapter))
+    console.note(f"Serve both: edgemed serve {output} --adapter {name}={beside}")
+
+
+def adapter_rows(report: AdapterReport) -> list[tuple[str, str]]:
+    """An adapter's report as rows for people."""
+    ranks = f"rank {report.smallest_rank}"
+    if report.largest_rank > report.smallest_rank:
+        ranks += f" to {report.largest_rank}"
+    return [
+        ("file", str(report.output)),
+        ("beside", str(report.base)),
+        ("size", f"{format_bytes(report.file_bytes)}; {report.n_matrices} matrices, {ranks}"),
+        ("architecture", report.architecture),
+        ("logits", report.logits.words if report.logits.available else f"not compared: {report.logits.reason}"),
+        ("conversion", format_seconds(report.conversion_seconds)),
+        ("verification", format_seconds(report.verification_seconds)),
+    ]
 
 
 def rows_of(report: ExportReport) -> list[tuple[str, str]]:
@@ -103,8 +149,9 @@ def _refuse_target(target: str) -> NoReturn:
     raise UsageError(f"There is no target {target!r}; available: gguf.", next_step="edgemed export --target gguf")
 
 
-def _output_file(output: Path | None, source: Path, recipe: str) -> Path:
-    name = f"{name_of(source)}-{Path(recipe).stem if recipe.endswith('.toml') else recipe}.gguf"
+def _output_file(output: Path | None, source: Path, recipe: str, merge: Path | None) -> Path:
+    model = name_of(source) if merge is None else f"{name_of(source)}-{merge.resolve().name}"
+    name = f"{model}-{Path(recipe).stem if recipe.endswith('.toml') else recipe}.gguf"
     if output is None:
         return Path(name)
     return output / name if output.is_dir() else output

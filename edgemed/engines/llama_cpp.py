@@ -37,6 +37,7 @@ from edgemed.engines.llama_sampling import (
     new_chain,
 )
 from edgemed.engines.memory_breakdown import memory_by_place
+from edgemed.engines.native_adapters import NativeAdapters
 from edgemed.engines.native_library import start_backends
 from edgemed.engines.native_log import NativeLog
 from edgemed.engines.native_placement import place_weights
@@ -44,6 +45,7 @@ from edgemed.engines.pinned import installed_version
 from edgemed.engines.prompt_tokens import PromptTokenizer, SpecialToken
 from edgemed.engines.scheduler import Chunk
 from edgemed.engines.thinking import CLOSE, CLOSING, OPEN, is_reasoning
+from edgemed.models.gguf import check_gguf
 
 _GGML_TYPES: dict[KvType, int] = {"f16": 1, "q4_0": 2, "q8_0": 8}
 """enum ggml_type, ggml.h."""
@@ -138,7 +140,9 @@ class LlamaCpp:
         start_backends(self._api)
         self._model = self._load_model(on_progress or (lambda _: None))
         self._vocab = self._api.llama_model_get_vocab(self._model)
+        self._adapters = self._load_adapters()
         self._context = self._open_context()
+        self._adapters.use_context(self._context)
         self._memory = self._api.llama_get_memory(self._context)
         self._batch = self._api.llama_batch_init(self.n_batch, 0, 1)
         self._fields = tuple(getattr(self._batch, name) for name in ("token", "pos", "n_seq_id", "seq_id", "logits"))
@@ -269,6 +273,13 @@ class LlamaCpp:
             for slot, at in outputs
         ]
 
+    @property
+    def adapters(self) -> frozenset[str]:
+        return self._adapters.names
+
+    def use_adapter(self, name: str) -> None:
+        self._adapters.switch(name)
+
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
         """Threads of the steps that follow, to decode and to read prompts; costs nothing, call it between two steps."""
         self._api.llama_set_n_threads(self._context, n_threads, n_threads_batch)
@@ -331,6 +342,16 @@ class LlamaCpp:
             raise ModelRefused(f"{path.name} is no decoder-only language model; edgemed cannot answer with it.")
         return model
 
+    def _load_adapters(self) -> NativeAdapters:
+        """Before there is a context: the library sizes its graphs by them."""
+        files = self._config.adapters
+        try:
+            base = check_gguf(self._config.model_path) if files else None
+            return NativeAdapters(self._api, self._model, files, base)
+        except ModelRefused:
+            self._api.llama_model_free(self._model)
+            raise
+
     def _open_context(self) -> Any:
         config = self._config
         context = self._api.llama_init_from_model(self._model, context_parameters(self._api, config))
@@ -348,7 +369,14 @@ class LlamaCpp:
         return context
 
     def _check_forward(self) -> None:
-        """Read one token, so that a model of NaNs is found before a patient's question is; warms up as well."""
+        """Read one token with each adapter, so that a model of NaNs is found before a patient's question is; warms up
+        as well."""
+        for name in ("", *sorted(self.adapters)):
+            self.use_adapter(name)
+            self._check_step(name)
+        self.use_adapter("")
+
+    def _check_step(self, adapter: str) -> None:
         bos = self._api.llama_vocab_bos(self._vocab)
         token = bos if bos != _NO_TOKEN else 0
         self.acquire(0, Sampling())
@@ -357,8 +385,9 @@ class LlamaCpp:
             logits = self._api.llama_get_logits_ith(self._context, 0)
             n_vocab = self._api.llama_vocab_n_tokens(self._vocab)
             if not logits or not all(map(math.isfinite, logits[:n_vocab])):
+                what = f"{self._config.model_path.name} with the adapter {adapter}" if adapter else ""
                 raise ModelRefused(
-                    f"{self._config.model_path.name} computes values that are no numbers (NaN or infinite).",
+                    f"{what or self._config.model_path.name} computes values that are no numbers (NaN or infinite).",
                     next_step="export the model again from a sound checkpoint",
                 )
         finally:

@@ -10,11 +10,12 @@ one thread only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgemed.core.errors import UsageError
+from edgemed.engines.adapter_turns import AdapterTurns
 from edgemed.engines.answer_tokens import AnswerTokens
 from edgemed.engines.base import (
     NO_TOKEN,
@@ -64,6 +65,13 @@ class StepEngine(Protocol):
     @property
     def closing(self) -> tuple[int, ...] | None:
         """Tokens that end a reasoning model's thinking; None for other models."""
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """Names of the adapters that requests may ask for."""
+
+    def use_adapter(self, name: str) -> None:
+        """The steps that follow are made with this adapter, all their slots together; "" is the model alone."""
 
     def acquire(self, slot: int, sampling: Sampling) -> None:
         """Make an empty slot ready for a new sequence, with its own sampler."""
@@ -141,6 +149,7 @@ class Scheduler:
         self._waiting: dict[str, _Sequence] = {}
         self._running: dict[str, _Sequence] = {}
         self._events: list[tuple[str, Event]] = []
+        self._turns = AdapterTurns()
 
     @property
     def n_running(self) -> int:
@@ -163,6 +172,9 @@ class Scheduler:
         room = self._engine.context_length - len(request.prompt)
         if refusal := _refusal(request, room, self._engine.context_length):
             self._events.append((request.id, ErrorEvent(refusal, retryable=False)))
+            return
+        if request.adapter and request.adapter not in self._engine.adapters:
+            self._events.append((request.id, ErrorEvent(_unknown_adapter(request.adapter), retryable=False)))
             return
         sequence = self._waiting[request.id] = _Sequence(
             request=request,
@@ -250,9 +262,11 @@ class Scheduler:
         self._expire()
         scheduled = self._schedule()
         if scheduled:
+            self._engine.use_adapter(scheduled[0].request.adapter)
             began = self._clock()
             tokens = self._decode([sequence.chunk for sequence in scheduled])
             self._note_step(scheduled, self._clock() - began)
+            self._turns.stepped(read_prompt=any(not sequence.n_answer for sequence in scheduled))
             self._postprocess(scheduled, tokens)
         return self.drain()
 
@@ -277,7 +291,12 @@ class Scheduler:
     def _schedule(self) -> list[_Sequence]:
         decoding: list[_Sequence] = []
         reading: list[_Sequence] = []
+        if not self._running:
+            return decoding
+        adapter = self._turns.next(sequence.request.adapter for sequence in self._running.values())
         for sequence in self._running.values():
+            if sequence.request.adapter != adapter:
+                continue
             (decoding if sequence.n_answer else reading).append(sequence)
         budget = self._budget.tokens(len(decoding)) if reading else 0
         for sequence in reading:
@@ -393,6 +412,10 @@ class Scheduler:
             return
         self._engine.release(sequence.chunk.slot)
         self._free.append(sequence.chunk.slot)
+
+
+def _unknown_adapter(name: str) -> str:
+    return f"The engine has no adapter {name[:64]!r}."
 
 
 def _refusal(request: GenerationRequest, room: int, context_length: int) -> str:

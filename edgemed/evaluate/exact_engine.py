@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgemed.engines.native_adapters import set_adapter
 from edgemed.evaluate.scorer import settled
 
 CHUNK = 64
@@ -34,9 +35,10 @@ Rows = npt.NDArray[np.float32]
 class ExactEngine:
     """A GGUF opened for measuring. Ends the process with a sentence (SystemExit) when it cannot be opened or run."""
 
-    def __init__(self, api: Any, path: str, context_length: int, n_threads: int = 0) -> None:
+    def __init__(self, api: Any, path: str, context_length: int, n_threads: int = 0, *, adapter: str = "") -> None:
         self._api = api
         self._model = load_exactly(api, path, vocab_only=False)
+        lora = load_adapter(api, self._model, adapter) if adapter else None
         self._vocab = api.llama_model_get_vocab(self._model)
         self.n_vocab: int = api.llama_vocab_n_tokens(self._vocab)
         parameters = api.llama_context_default_params()
@@ -49,6 +51,8 @@ class ExactEngine:
         self._context = api.llama_init_from_model(self._model, parameters)
         if not self._context:
             raise SystemExit("the engine made no context")
+        if lora is not None and set_adapter(api, self._context, lora, 1.0) != 0:
+            raise SystemExit("the engine did not take the adapter")
         self._memory = api.llama_get_memory(self._context)
         self._batch = api.llama_batch_init(CHUNK, 0, 1)
         self._chunked: list[int] = []
@@ -150,6 +154,14 @@ def quiet_api() -> Any:
     api.llama_log_set(api.edgemed_silence, ctypes.c_void_p(0))
     api.llama_backend_init()
     return api
+
+
+def load_adapter(api: Any, model: Any, path: str) -> Any:
+    """The adapter, which lives as long as the model. Raises SystemExit when the engine cannot load it."""
+    lora = api.llama_adapter_lora_init(model, os.fsencode(path))
+    if not lora:
+        raise SystemExit("the engine could not load the adapter")
+    return lora
 
 
 def load_exactly(api: Any, path: str, *, vocab_only: bool) -> Any:

@@ -31,8 +31,10 @@ from edgemed.export.report import ExportReport
 from edgemed.formats.blocks import has_codes
 from edgemed.formats.recipes import QuantRecipe, find_recipe
 from edgemed.formats.targets import type_of
+from edgemed.models.adapter import file_digest
 from edgemed.models.checkpoint import layer_of
 from edgemed.models.gguf import check_gguf, spec_from_gguf
+from edgemed.models.lora_folder import WEIGHTS_FILE
 from edgemed.quantize.calibration import NO_CALIBRATION, require_calibration, texts_for
 from edgemed.quantize.calibration_texts import CalibrationSet
 from edgemed.quantize.clinical_report import ReportSubject, role_sizes
@@ -64,6 +66,8 @@ class Compression:
     """Bits per weight; for `auto`."""
     accept_changed_doses: bool = False
     """Put the file in place although the clinical gate failed."""
+    merge: Path | None = None
+    """Folder of a PEFT adapter that is merged into the weights first."""
 
 
 class FinishedTensors:
@@ -102,7 +106,7 @@ def export_any(
         )
     if _below_8_bits(wanted.recipe):
         progress.note("rounded to nearest, and nobody has looked at its doses: --calibration none was asked for")
-    return export_gguf(source, output, recipe=wanted.recipe, progress=progress)
+    return export_gguf(source, output, recipe=wanted.recipe, merge=wanted.merge, progress=progress)
 
 
 def _below_8_bits(recipe: str | QuantRecipe) -> bool:
@@ -127,8 +131,8 @@ def export_compressed(
         raise UsageError(
             "A target size chooses the formats, and so does a recipe.", next_step="use --recipe auto with a target"
         )
-    run = _Run(source, output, wanted, _work_of(output), progress, device)
-    plan = prepare(source, output, AUTO_BASE if wanted.recipe == "auto" else wanted.recipe)
+    run = _Run(source, output, wanted, _work_of(output, wanted.merge), progress, device)
+    plan = prepare(source, output, AUTO_BASE if wanted.recipe == "auto" else wanted.recipe, merge=wanted.merge)
     texts = texts_for(plan.checkpoint, matrices(plan), wanted.calibration)
     progress.note(f"calibrating on {texts.n_tokens} tokens of {texts.source}")
     rounded = run.allocated(plan, texts) if wanted.recipe == "auto" else run.rounded(plan, texts, None)
@@ -139,6 +143,7 @@ def export_compressed(
         assignment=rounded.assignment,
         rounder=FinishedTensors(rounded.finished),
         judge=lambda child: run.judge(child, rounded),
+        merge=wanted.merge,
         progress=progress,
     )
     shutil.rmtree(run.work)
@@ -169,7 +174,7 @@ class _Run:
     def rounded(self, plan: ExportPlan, texts: CalibrationSet, assignment: Mapping[str, str] | None) -> _Rounded:
         """Every matrix of the plan's decoder layers rounded, with `assignment` before its recipe."""
         if assignment is not None:
-            plan = prepare(self.source, self.output, plan.recipe, assignment)
+            plan = prepare(self.source, self.output, plan.recipe, assignment, self.wanted.merge)
         finished = round_layers(
             plan.checkpoint, matrices(plan), texts, self.work, progress=self.progress, device=self.device
         )
@@ -228,12 +233,15 @@ class _Run:
         """The parent in 16 bits, exported once."""
         path = self.work / "parent-f16.gguf"
         if not path.is_file():
-            export_gguf(self.source, path, recipe="f16", progress=self.progress)
+            export_gguf(self.source, path, recipe="f16", merge=self.wanted.merge, progress=self.progress)
         return path
 
 
-def _work_of(output: Path) -> Path:
-    return output.absolute().parent / f".{output.name}.work"
+def _work_of(output: Path, merge: Path | None) -> Path:
+    """What was rounded with one adapter is of no use with another."""
+    weights = None if merge is None else merge / WEIGHTS_FILE
+    of_adapter = f".{file_digest(weights)[:8]}" if weights is not None and weights.is_file() else ""
+    return output.absolute().parent / f".{output.name}{of_adapter}.work"
 
 
 def matrices(plan: ExportPlan) -> dict[str, BlockRounding]:

@@ -3,6 +3,7 @@
 Run as `python -m edgemed.export.engine_probe`; a JSON question on stdin, a JSON answer on stdout:
     {"path": ..., "strings": [...]}                      -> {"ids": [[...], ...], "add_bos": [...]}
     {"path": ..., "prompt": [ids], "logits": "file"}     -> {"n_vocab": ...}; float32 (n_prompt, n_vocab) in that file
+    the same with "adapter": "file"                      -> the same, with that adapter beside the model
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _tokenize(api: Any, vocab: Any, string: str, *, add_special: bool = False) -
 
 def _logits(api: Any, question: dict[str, Any]) -> dict[str, Any]:
     prompt = question["prompt"]
-    engine = ExactEngine(api, question["path"], len(prompt))
+    engine = ExactEngine(api, question["path"], len(prompt), adapter=question.get("adapter", ""))
     with Path(question["logits"]).open("wb") as file:
         engine.logits([*prompt, 0], 1, lambda rows: file.write(rows.tobytes()))
     engine.close()

@@ -39,17 +39,19 @@ def export_gguf(
     assignment: Mapping[str, str] | None = None,
     rounder: Rounder | None = None,
     judge: Callable[[Path], None] | None = None,
+    merge: Path | None = None,
     progress: Progress = _SILENT,
 ) -> ExportReport:
     """The report of a finished export of the checkpoint folder `source` to the file `output`.
 
     `recipe` is a shipped one's name, a TOML file or a recipe; `assignment` names formats for tensors of the GGUF,
     before the recipe's; `rounder` rounds otherwise than to nearest; `judge` is shown the verified file before it is put
-    in place, and raises to leave nothing. Raises UsageError, MissingExtra, ModelRefused (the
-    checkpoint, or an exported file that does not agree with it) or EdgemedError (the disk); then no file is left, and
+    in place, and raises to leave nothing; `merge` is the folder of a PEFT adapter to be merged first. Raises
+    UsageError, MissingExtra, ModelRefused (the checkpoint, the adapter, or an exported file that does not agree with
+    them) or EdgemedError (the disk); then no file is left, and
     an older `output` stays.
     """
-    plan = prepare(source, output, recipe, assignment)
+    plan = prepare(source, output, recipe, assignment, merge)
     for note in plan.notes:
         progress.note(f"note: {note}")
     with whole_file(output) as part:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgemed_converters import converter_for
+from edgemed_converters.adapter import plan_adapter
 from edgemed_converters.card import ModelCard, card_metadata, read_card
 from edgemed_converters.plan import ConversionPlan
 from edgemed_converters.tokenizer import TokenizerPlan, plan_tokenizer
@@ -20,6 +21,7 @@ from edgemed.core.errors import EdgemedError, ModelRefused, UsageError
 from edgemed.core.tensor_types import BY_NAME, Role
 from edgemed.core.units import format_bytes
 from edgemed.export.engine_question import require_engine
+from edgemed.export.merged_weights import merged
 from edgemed.export.report import Fallback
 from edgemed.formats.recipes import Bound, QuantRecipe, bind, find_recipe
 from edgemed.formats.targets import file_type
@@ -28,6 +30,7 @@ from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_che
 from edgemed.models.gguf_header import MAGIC
 from edgemed.models.gguf_values import Value, text, u32
 from edgemed.models.gguf_writer import Layout, OutputTensor, lay_out
+from edgemed.models.lora_folder import LoraFolder, open_lora
 from edgemed.models.spec import ModelSpec, TensorSpec
 from edgemed.models.tokenizer import open_tokenizer
 
@@ -63,12 +66,17 @@ class ExportPlan:
 
 
 def prepare(
-    source: Path, output: Path, recipe: str | QuantRecipe, assignment: Mapping[str, str] | None = None
+    source: Path,
+    output: Path,
+    recipe: str | QuantRecipe,
+    assignment: Mapping[str, str] | None = None,
+    merge: Path | None = None,
 ) -> ExportPlan:
     """The plan of one export to `output`; `assignment` names formats for tensors of the GGUF, before the recipe's.
 
-    Raises MissingExtra without the engine that verifies it; UsageError or ModelRefused naming all faults together: of
-    the checkpoint, its tokenizer, the output's place and its disk.
+    With `merge`, the folder of a PEFT adapter, the plan's checkpoint is the one with that adapter in it. Raises
+    MissingExtra without the engine that verifies it; UsageError or ModelRefused naming all faults together: of the
+    checkpoint, its tokenizer, the adapter, the output's place and its disk.
     """
     require_engine()
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -82,7 +90,8 @@ def prepare(
     tokenizer = _gather(faults, lambda: plan_tokenizer(source, vocab_size, checkpoint.config.values))
     if tokenizer is not None:
         _gather(faults, lambda: open_tokenizer(source))
-    _gather(faults, lambda: _check_output(output))
+    adapter = None if merge is None or conversion is None else _gather(faults, lambda: _adapter(merge, conversion))
+    _gather(faults, lambda: check_output(output))
     _gather(faults, _check_memory)
     if conversion is None or spec is None or tokenizer is None:
         raise _together(faults)
@@ -100,7 +109,17 @@ def prepare(
     if faults:
         raise _together(faults)
     notes = (*conversion.notes, *tokenizer.notes, *_notes(card, tokenizer))
+    if adapter is not None and merge is not None:
+        checkpoint = merged(checkpoint, adapter)
+        notes = (*notes, f"with the adapter {merge.resolve().name} merged into {len(adapter.modules)} matrices")
     return ExportPlan(checkpoint, spec, conversion, tokenizer, card, chosen, parts, layout, _fallbacks(bound), notes)
+
+
+def _adapter(folder: Path, conversion: ConversionPlan) -> LoraFolder:
+    """The adapter, which the base has every module of."""
+    found = open_lora(folder)
+    plan_adapter(found, conversion)
+    return found
 
 
 def _notes(card: ModelCard, tokenizer: TokenizerPlan) -> list[str]:
@@ -186,7 +205,8 @@ def _engine_safe_name(name: str, *, strips: bool) -> str:
     return name
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
+    """Raise UsageError for a folder, and for a file that is no GGUF."""
     if output.is_dir():
         raise UsageError(f"{output} is a folder.", next_step="name a .gguf file with --output")
     if output.exists():

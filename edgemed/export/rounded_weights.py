@@ -70,29 +70,30 @@ class RoundedCheckpoint(Checkpoint):
     planned: Mapping[str, ConvertedTensor]
     """By the checkpoint's names."""
     errors: WeightErrors = field(default_factory=WeightErrors)
+    parent: Checkpoint | None = None
+    """What the file was made from, where that is not the folder as it lies: an adapter was merged."""
 
     @contextmanager
     def reader(self) -> Iterator[TensorReader]:
         """Reads rounded tensors, and compares each row with the original's."""
         tensors = {tensor.name: tensor for tensor in check_gguf(self.exported).tensors}
-        with self.exported.open("rb", buffering=0) as file:
-            reader = _RoundedReader(file, tensors, self.planned, self.errors)
-            try:
-                yield reader
-            finally:
-                reader.close()
+        parent = self.parent or Checkpoint(self.folder, self.config, self.tensors)
+        with self.exported.open("rb", buffering=0) as file, parent.reader() as original:
+            yield _RoundedReader(file, original, tensors, self.planned, self.errors)
 
 
 class _RoundedReader(TensorReader):
     def __init__(
         self,
         file: BinaryIO,
+        original: TensorReader,
         tensors: Mapping[str, GgufTensor],
         planned: Mapping[str, ConvertedTensor],
         errors: WeightErrors,
     ) -> None:
         super().__init__()
         self._file = file
+        self._original = original
         self._tensors = tensors
         self._planned = planned
         self._errors = errors
@@ -110,7 +111,7 @@ class _RoundedReader(TensorReader):
             rows -= np.float32(1)
         step = _rows_of_a_piece(rows)
         for first in range(start, stop, step):
-            original = super().float32(tensor, first, min(first + step, stop))
+            original = self._original.float32(tensor, first, min(first + step, stop))
             self._errors.add(tensor.name, original, rows[first - start : first - start + len(original)])
         return rows
 

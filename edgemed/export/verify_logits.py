@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from edgemed.core.errors import ModelRefused
 from edgemed.core.progress import Progress
 from edgemed.core.records import NotAvailable
 from edgemed.export.engine_question import ask_engine
+from edgemed.export.merged_weights import merged
 from edgemed.export.parent_logits import ParentNotRun, parent_logits, require_parent
 from edgemed.export.report import LogitCheck
 from edgemed.export.rounded_weights import RoundedCheckpoint
 from edgemed.models.checkpoint import Checkpoint
+from edgemed.models.lora_folder import LoraFolder
 
 N_POSITIONS = 48
 
@@ -44,10 +47,25 @@ _WEIGHT_LIMIT = 0.7
 """Largest accepted error of a tensor, relative to its size: q2_k 0.3, another tensor's weights 1.4, none at all 1."""
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """An adapter that the engine is to use beside the exported file."""
+
+    path: Path
+    lora: LoraFolder
+
+
 def verify_logits(
-    exported: Path, checkpoint: Checkpoint, conversion: ConversionPlan, types: Collection[str], progress: Progress
+    exported: Path,
+    checkpoint: Checkpoint,
+    conversion: ConversionPlan,
+    types: Collection[str],
+    progress: Progress,
+    beside: Beside | None = None,
 ) -> LogitCheck | NotAvailable:
     """The comparison on one prompt of N_POSITIONS tokens, or as many as are exact; `types` are those of the matrices.
+
+    With an adapter beside the file, the reference is the parent with that adapter merged.
 
     NotAvailable, with the reason, where the parent cannot run. Raises ModelRefused when a logit is not finite, or
     differs by more than the types explain, or when a tensor is another than the parent's.
@@ -56,7 +74,7 @@ def verify_logits(
     n_positions = min(N_POSITIONS, conversion.exact_tokens)
     prompt = np.random.default_rng(7).integers(0, n_vocab, n_positions).tolist()
     with progress.task("Asking the engine", 1) as task:
-        logits = _engine_logits(exported, prompt, n_vocab)
+        logits = _engine_logits(exported, prompt, n_vocab, beside)
         task.advance()
     if not np.isfinite(logits).all():
         raise ModelRefused(
@@ -66,9 +84,10 @@ def verify_logits(
     try:
         require_parent(checkpoint)
         if set(types) <= LIMITS.keys():
-            check = compare_logits(parent_logits(checkpoint, prompt, progress), logits, _limit(types, checkpoint))
+            parent = checkpoint if beside is None else merged(checkpoint, beside.lora)
+            check = compare_logits(parent_logits(parent, prompt, progress), logits, _limit(types, checkpoint))
         else:
-            check = _check_rounded(exported, checkpoint, conversion, prompt, logits, progress)
+            check = _check_rounded(exported, checkpoint, conversion, prompt, logits, progress, beside)
     except ParentNotRun as reason:
         return NotAvailable(reason=str(reason))
     if not check.max_difference <= check.limit:
@@ -93,11 +112,15 @@ def _check_rounded(
     prompt: Sequence[int],
     logits: npt.NDArray[np.float32],
     progress: Progress,
+    beside: Beside | None,
 ) -> LogitCheck:
     """Whether every tensor is near the parent's, and the engine computes with them what float32 arithmetic does."""
     planned = {tensor.source: tensor for tensor in conversion.tensors}
-    rounded = RoundedCheckpoint(checkpoint.folder, checkpoint.config, checkpoint.tensors, exported, planned)
-    check = compare_logits(parent_logits(rounded, prompt, progress), logits, _ROUNDED_LIMIT)
+    rounded = RoundedCheckpoint(
+        checkpoint.folder, checkpoint.config, checkpoint.tensors, exported, planned, parent=checkpoint
+    )
+    reference = rounded if beside is None else merged(rounded, beside.lora)
+    check = compare_logits(parent_logits(reference, prompt, progress), logits, _ROUNDED_LIMIT)
     worst = rounded.errors.largest()
     if not worst.error <= _WEIGHT_LIMIT:
         raise ModelRefused(
@@ -126,10 +149,11 @@ def compare_logits(parent: npt.NDArray[np.float32], exported: npt.NDArray[np.flo
     )
 
 
-def _engine_logits(exported: Path, prompt: list[int], n_vocab: int) -> npt.NDArray[np.float32]:
+def _engine_logits(exported: Path, prompt: list[int], n_vocab: int, beside: Beside | None) -> npt.NDArray[np.float32]:
     with tempfile.TemporaryDirectory(prefix="edgemed-logits-") as folder:
         place = Path(folder) / "logits.f32"
-        ask_engine({"path": str(exported), "prompt": prompt, "logits": str(place)})
+        question = {"path": str(exported), "prompt": prompt, "logits": str(place)}
+        ask_engine(question if beside is None else question | {"adapter": str(beside.path)})
         return np.fromfile(place, np.float32).reshape(len(prompt), n_vocab)
 
 

@@ -71,6 +71,8 @@ class GgufHeader:
     tensors: tuple[GgufTensor, ...]
     data_offset: int
     file_bytes: int
+    types: Mapping[str, ValueType] = field(default_factory=dict)
+    """Of each key's value: native code that asks for another type than the file has ends its process."""
 
     @property
     def architecture(self) -> str:
@@ -181,11 +183,13 @@ def _read(cursor: _Cursor) -> GgufHeader:
     if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
         raise _damaged(path, f"it claims {n_tensors} tensors and {n_keys} keys")
     metadata: dict[str, Any] = {}
+    types: dict[str, ValueType] = {}
     for _ in range(n_keys):
         key = cursor.string("a key", MAX_KEY_BYTES)
         if key in metadata:
             raise _damaged(path, f"the key {key[:80]!r} occurs twice")
-        metadata[key] = _value(cursor, key)
+        types[key] = kind = _value_type(cursor, key)
+        metadata[key] = _value(cursor, key, kind)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or not 8 <= alignment <= 65_536 or alignment & (alignment - 1):
         raise _damaged(path, f"its alignment is {str(alignment)[:40]}")
@@ -195,7 +199,7 @@ def _read(cursor: _Cursor) -> GgufHeader:
         GgufTensor(name, kind, shape, data_offset + offset, n_bytes) for name, kind, shape, offset, n_bytes in rows
     )
     _check_places(path, tensors, data_offset, alignment, cursor.file_bytes)
-    return GgufHeader(path, version, alignment, metadata, tensors, data_offset, cursor.file_bytes)
+    return GgufHeader(path, version, alignment, metadata, tensors, data_offset, cursor.file_bytes, types)
 
 
 def _check_start(cursor: _Cursor) -> int:
@@ -214,8 +218,7 @@ def _check_start(cursor: _Cursor) -> int:
     return version
 
 
-def _value(cursor: _Cursor, key: str) -> Any:
-    kind = _value_type(cursor, key)
+def _value(cursor: _Cursor, key: str, kind: ValueType) -> Any:
     if kind is ValueType.STRING:
         return cursor.string(key)
     if kind is ValueType.ARRAY:

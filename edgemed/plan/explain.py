@@ -40,6 +40,8 @@ def server_command(config: EngineConfig) -> str:
         words += ["-ts", ",".join(f"{share:g}" for share in config.device_shares)]
     if config.tensor_places:
         words += ["-ot", ",".join(f"{place.pattern}={place.device}" for place in config.tensor_places)]
+    if config.adapters:
+        words += ["--lora", ",".join(str(file.path) for file in config.adapters), "--lora-init-without-apply"]
     words += ["-b", str(max(config.n_ubatch, config.n_slots)), "-ub", str(config.n_ubatch)]
     words += ["-ctk", config.kv_type, "-ctv", config.kv_type, "-fa", "auto" if config.flash_attention else "off"]
     return shlex.join(words if config.use_mmap else [*words, "--no-mmap"])

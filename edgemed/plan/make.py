@@ -16,9 +16,10 @@ from edgemed.core.errors import PlanInfeasible, UsageError
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import MaybeFigure, NotAvailable
 from edgemed.core.units import format_bytes
-from edgemed.engines.base import EngineConfig
+from edgemed.engines.base import AdapterFile, EngineConfig
 from edgemed.engines.memory_breakdown import RAM
 from edgemed.hardware.record import EngineDevice, EngineProfile, HardwareProfile
+from edgemed.models.adapter import check_adapter, check_fits
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
 from edgemed.plan.explain import infeasible, recipe_of, server_command
@@ -32,7 +33,7 @@ from edgemed.plan.solved import solved_configs
 from edgemed.plan.trial import NOISE, Outcome, fastest, run_trial
 from edgemed.plan.wishes import choose, fallbacks, is_reduced
 
-__all__ = ["PlanRequest", "identify", "make_plan", "read_spec"]
+__all__ = ["PlanRequest", "check_adapters", "identify", "make_plan", "read_spec"]
 
 _NOT_TIMED = NotAvailable(reason="not timed: a trial needs the model and this machine")
 
@@ -70,6 +71,7 @@ def make_plan(
     request = request or PlanRequest()
     model_path = model_path.absolute()  # a saved plan is used from other folders
     spec = read_spec(model_path)
+    check_adapters(model_path, request.adapters)
     check_request(spec, profile, request)
     if trial:
         check_trial(profile)
@@ -144,6 +146,14 @@ def read_spec(model_path: Path) -> ModelSpec:
             next_step=f"edgemed export {model_path} --target gguf",
         )
     return spec_from_gguf(check_gguf(model_path))
+
+
+def check_adapters(model_path: Path, adapters: Sequence[AdapterFile]) -> None:
+    """Raise ModelRefused, with the numbers and the next step, unless every adapter was made for this model."""
+    if adapters:
+        base = check_gguf(model_path)
+        for file in adapters:
+            check_fits(check_adapter(file.path), base)
 
 
 def identify(model_path: Path, spec: ModelSpec) -> ModelIdentity:

@@ -6,10 +6,10 @@ back, the context for embeddings, a mapped file's pages, adapters, a GPU driver'
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from edgemed.core.records import Figure
 from edgemed.core.settings import rpc_devices
@@ -28,7 +28,7 @@ from edgemed.plan.record import MemoryBasis, MemoryNeed
 
 __all__ = [
     "Estimate",
-    "adapter_need",
+    "adapter_needs",
     "driver_overheads",
     "estimate_memory",
     "formula_sizes",
@@ -75,31 +75,33 @@ def estimate_memory(
     """The memory of each configuration; one that the engine refuses to project is computed.
 
     `gpu_place` is the device that layers go to where a configuration names none and the formula has to answer. `more`
-    is counted on top of each: adapters (`adapter_need`), drivers (`driver_overheads`).
+    is counted on top of each: drivers (`driver_overheads`). So are the adapters that a configuration names.
     """
     if not configs:
         return []
+
+    def computed(config: EngineConfig, note: str) -> Estimate:
+        return _computed(spec, config, note, gpu_place, (*more, *adapter_needs(spec, config, gpu_place)))
+
     if absent := _absent_devices(configs, gpu_place):
         note = f"computed, because the engine here has no {absent}"
-        return [_computed(spec, config, note, gpu_place, more) for config in configs]
+        return [computed(config, note) for config in configs]
     try:
         projections = project(configs)
     except ProjectionFailed as failed:
         note = f"computed, because the engine could not be asked: {failed}"
-        return [_computed(spec, config, note, gpu_place, more) for config in configs]
+        return [computed(config, note) for config in configs]
     found = []
     for config, projection in zip(configs, projections, strict=True):
         if projection is None:
-            why = "computed, because the engine refuses this configuration"
-            found.append(_computed(spec, config, why, gpu_place, more))
+            found.append(computed(config, "computed, because the engine refuses this configuration"))
         elif config.n_gpu_layers and not config.devices and gpu_place not in projection.places:
-            why = f"computed, because the engine here has no {gpu_place}"
-            found.append(_computed(spec, config, why, gpu_place, more))
+            found.append(computed(config, f"computed, because the engine here has no {gpu_place}"))
         elif not _believable(spec, projection):
-            why = "computed, because the engine's projection of the weights cannot be right"
-            found.append(_computed(spec, config, why, gpu_place, more))
+            found.append(computed(config, "computed, because the engine's projection of the weights cannot be right"))
         else:
-            found.append(_projected(spec, config, projection, gpu_place, more))
+            added = (*more, *adapter_needs(spec, config, gpu_place))
+            found.append(_projected(spec, config, projection, gpu_place, added))
     return found
 
 
@@ -117,10 +119,24 @@ def _engine_devices(added: object) -> frozenset[str]:
     return frozenset(device.name for device in engine.devices) if engine.available else frozenset()
 
 
-def adapter_need(path: Path, place: str = RAM) -> MemoryNeed:
-    """What a LoRA adapter (a GGUF) adds: its tensors, as they are stored. Raises ModelRefused for a damaged file."""
-    n_bytes = sum(tensor.n_bytes for tensor in read_gguf(path).tensors)
-    return MemoryNeed(place=place, part="adapters", n_bytes=n_bytes, basis="computed", note=path.name)
+def adapter_needs(spec: ModelSpec, config: EngineConfig, gpu_place: str = "") -> tuple[MemoryNeed, ...]:
+    """What the adapters of a configuration add: each of their tensors lies where the matrix lies that it changes.
+
+    Raises ModelRefused for a damaged file.
+    """
+    if not config.adapters:
+        return ()
+    placement = formula.place_weights(spec, config, (gpu_place,) if gpu_place else ())
+    where = {tensor.name: place for tensor, place in placement.tensors}
+    by_place: Counter[str] = Counter()
+    for file in config.adapters:
+        for tensor in read_gguf(file.path).tensors:
+            by_place[where.get(tensor.name.rpartition(".")[0], RAM)] += tensor.n_bytes
+    names = ", ".join(file.name for file in config.adapters)
+    return tuple(
+        MemoryNeed(place=place, part="adapters", n_bytes=n_bytes, basis="computed", note=names)
+        for place, n_bytes in by_place.items()
+    )
 
 
 def driver_overheads(profile: HardwareProfile, devices: Sequence[str]) -> tuple[MemoryNeed, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgemed.core.errors import UsageError
 from edgemed.core.units import MIB
+from edgemed.engines.base import AdapterFile
 from edgemed.engines.memory_breakdown import RAM
 from edgemed.hardware.identity import hardware_now
 from edgemed.hardware.record import HardwareProfile, value_of
@@ -33,6 +34,8 @@ class PlanRequest:
     max_ram_bytes: int | None = None
     max_vram_bytes: int | None = None
     workload: Workload = field(default_factory=Workload)
+    adapters: tuple[AdapterFile, ...] = ()
+    """Held beside the model."""
 
 
 @dataclass(frozen=True, slots=True)

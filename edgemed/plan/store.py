@@ -13,6 +13,7 @@ from edgemed.core.files import write_text
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import Figure
 from edgemed.core.settings import data_dir
+from edgemed.engines.base import AdapterFile
 from edgemed.engines.memory_breakdown import RAM
 from edgemed.hardware.engine_devices import ask_engine, engine_name
 from edgemed.hardware.identity import hardware_now
@@ -25,7 +26,7 @@ from edgemed.hardware.profile import (
     save_profile,
 )
 from edgemed.hardware.record import EngineProfile, HardwareProfile, value_of
-from edgemed.plan.make import PlanRequest, make_plan, read_spec
+from edgemed.plan.make import PlanRequest, check_adapters, make_plan, read_spec
 from edgemed.plan.record import Plan
 
 
@@ -35,6 +36,7 @@ def plan_for(
     *,
     n_slots: int | None = None,
     context_length: int | None = None,
+    adapters: tuple[AdapterFile, ...] = (),
     trial: bool = True,
 ) -> Plan:
     """The plan that the engine of this model starts with: the saved one if it still holds, else a new one, saved.
@@ -46,14 +48,15 @@ def plan_for(
     watcher: Progress = progress or SilentProgress()
     for warning in gpu_warnings():
         watcher.note(warning)
-    target = plan_path(model_path, n_slots, context_length)
+    check_adapters(model_path, adapters)
+    target = plan_path(model_path, n_slots, context_length, adapters)
     saved = _saved_plan(target)
     holds = saved is not None and still_holds(saved, model_path)
     if saved is not None and holds and not saved.reduced:
         return saved
     read_spec(model_path)  # before the machine is measured: a damaged file should not cost seconds
     profile = current_profile(watcher, speed_without_gpu=False)
-    request = PlanRequest(context_length=context_length, n_slots=n_slots)
+    request = PlanRequest(context_length=context_length, n_slots=n_slots, adapters=adapters)
     if saved is not None and holds and _same_service(saved, make_plan(model_path, profile, request, watcher)):
         return saved  # there is still no room for more: nothing to time again
     plan = make_plan(model_path, profile, request, watcher, trial=trial)
@@ -76,9 +79,17 @@ def save_plan(plan: Plan, path: Path) -> None:
     write_text(path, plan.model_dump_json(indent=2) + "\n")
 
 
-def plan_path(model_path: Path, n_slots: int | None = None, context_length: int | None = None) -> Path:
-    """Where the plan for this file and these wishes is kept."""
+def plan_path(
+    model_path: Path,
+    n_slots: int | None = None,
+    context_length: int | None = None,
+    adapters: tuple[AdapterFile, ...] = (),
+) -> Path:
+    """Where the plan for this file, these wishes and these adapters as they are now is kept."""
     question = f"{model_path.resolve()}|{n_slots}|{context_length}"
+    for file in adapters:
+        stat = file.path.stat()
+        question += f"|{file.name}={file.path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
     name = hashlib.sha256(question.encode(errors="surrogateescape")).hexdigest()[:16]
     return data_dir() / "plans" / f"{model_path.stem}-{name}.json"
 

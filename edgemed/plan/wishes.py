@@ -67,6 +67,7 @@ def _wishes(case: Case) -> list[EngineConfig]:
             n_slots=count,
             n_threads=usual_threads(case.profile),
             kv_type=kv_type,
+            adapters=request.adapters,
         )
         for context, count, kv_type in ladder
     ]

@@ -198,6 +198,10 @@ class _Letters:
         self.n_slots = child.config.n_slots
         self.context_length = child.config.context_length
 
+    adapters = frozenset[str]()
+
+    def use_adapter(self, name: str) -> None: ...
+
     def acquire(self, slot: int, sampling: Sampling) -> None: ...
     def release(self, slot: int) -> None: ...
 

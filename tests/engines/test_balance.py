@@ -41,6 +41,11 @@ class Reader:
         self.slots: dict[int, list[int]] = {}
         self.now = 0.0
 
+    adapters = frozenset[str]()
+
+    def use_adapter(self, name: str) -> None:
+        pass
+
     def acquire(self, slot: int, sampling: Sampling) -> None:
         self.slots[slot] = []
 

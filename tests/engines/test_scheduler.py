@@ -33,6 +33,11 @@ class FakeStepEngine:
         self.refuse = False
         self.batches: list[list[tuple[int, int]]] = []
 
+    adapters = frozenset({"heart", "skin"})
+
+    def use_adapter(self, name: str) -> None:
+        self.adapter = name
+
     def acquire(self, slot: int, sampling: Sampling) -> None:
         assert 0 <= slot < self.n_slots
         assert slot not in self.slots

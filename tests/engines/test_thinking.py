@@ -36,6 +36,11 @@ class ScriptedEngine:
         self.read: dict[int, list[int]] = {}
         self._drawn: dict[int, int] = {}
 
+    adapters = frozenset[str]()
+
+    def use_adapter(self, name: str) -> None:
+        pass
+
     def acquire(self, slot: int, sampling: Sampling) -> None:
         self.read[slot], self._drawn[slot] = [], 0
 

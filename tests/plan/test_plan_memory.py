@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from adapters import write_tiny_adapter
 from machines import machine
 from rpc_device import rpc_device
 from tiny_models import TinyShape, write_tiny_qwen2
 
-from edgemed.engines.base import EngineConfig, TensorPlace
+from edgemed.engines.base import AdapterFile, EngineConfig, TensorPlace
 from edgemed.engines.memory_breakdown import RAM, Sizes
 from edgemed.engines.pinned import ENGINE_VERSION
 from edgemed.engines.stopwatch import Stopwatch
@@ -167,11 +168,19 @@ def test_a_mapped_file_counts_its_pages_and_the_repacked_copies(tmp_path: Path) 
     assert "repacked copies" in weights[1].note
 
 
-def test_an_adapter_adds_its_tensors(model: Path, spec: ModelSpec) -> None:
-    adapter = memory.adapter_need(model)
-    (estimate,) = estimate_memory(spec, [config(model)], more=[adapter])
-    rest = sum(need.n_bytes for need in estimate.needs if need.part != "adapters")
-    assert estimate.total_bytes - rest == adapter.n_bytes == spec.weight_bytes
+def test_adapters_add_their_tensors_each_where_its_matrix_lies(tmp_path: Path) -> None:
+    base = write_tiny_qwen2(tmp_path / "base.gguf")
+    spec = spec_from_gguf(check_gguf(base))
+    files = tuple(
+        AdapterFile(name=f"of-rank-{rank}", path=write_tiny_adapter(tmp_path / f"{rank}.gguf", rank=rank))
+        for rank in (4, 16)
+    )
+    bytes_of_rank = 4 * 2 * ((64 + 64) + (64 + 128))  # rank * (in + out) of q and down in two layers, float32
+    (estimate,) = estimate_memory(spec, [config(base, adapters=files)])
+    assert {need.part: need.n_bytes for need in estimate.needs}["adapters"] == (4 + 16) * bytes_of_rank
+    half = config(base, adapters=files, n_gpu_layers=2, devices=("RPC9",))  # the head and one of two layers
+    places = {need.place: need.n_bytes for need in memory.adapter_needs(spec, half)}
+    assert places == {RAM: 10 * bytes_of_rank, "RPC9": 10 * bytes_of_rank}
 
 
 def test_a_driver_takes_what_the_profile_measured_or_a_named_assumption() -> None:
