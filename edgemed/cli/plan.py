@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgemed.cli.console import Console
-from edgemed.cli.options import Json, Verbose
+from edgemed.cli.options import Adapters, Json, Verbose, adapter_files
 from edgemed.core.errors import UsageError
 from edgemed.core.units import format_bytes, parse_size
 
@@ -40,6 +41,7 @@ def plan(
     recipe: Annotated[
         str | None, typer.Option(help="On paper: as this recipe of `edgemed export` would store it (nf4-int8).")
     ] = None,
+    adapter: Adapters = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a question with its instructions.")] = 512,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 192,
     trial: Annotated[
@@ -71,10 +73,11 @@ def plan(
     )
     on_paper = is_paper_model(model)
     if on_paper:
-        _only_on_paper(trial, save)
+        _only_on_paper(trial, save, adapter)
     else:
         _already_stored(recipe)
         path = resolve_model(model)
+        request = replace(request, adapters=adapter_files(adapter, {}, path))
     machine = _machine(profile, console)
     if on_paper:
         found, advice = plan_on_paper(model, recipe, machine, request, console, explain=explain)
@@ -94,8 +97,13 @@ def plan(
         console.note(f"Saved as {save}")
 
 
-def _only_on_paper(trial: bool | None, save: Path | None) -> None:
+def _only_on_paper(trial: bool | None, save: Path | None, adapter: list[str] | None) -> None:
     """Refuse what needs the model itself."""
+    if adapter:
+        raise UsageError(
+            "An adapter is looked at beside its base, and this model is not a file yet.",
+            next_step="name the .gguf file",
+        )
     if trial:
         raise UsageError("A model that does not exist yet cannot be timed.", next_step="leave out --trial")
     if save is not None:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgemed.cli.console import Console
-from edgemed.cli.options import Json, Verbose
+from edgemed.cli.options import Adapters, Json, Verbose, adapter_files
 from edgemed.core.errors import UsageError
 
 if TYPE_CHECKING:
     import socket
 
     from edgemed.engines.balance import Balance
-    from edgemed.engines.base import Engine, EngineConfig
+    from edgemed.engines.base import AdapterFile, Engine, EngineConfig
     from edgemed.plan.record import Plan
     from edgemed.serve.memory import Memory
     from edgemed.serve.options import ServeOptions
@@ -30,6 +30,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one (default: 8080).")] = None,
     plan: Annotated[Path | None, typer.Option(help="A plan saved with: edgemed plan --save")] = None,
     slots: Annotated[int | None, typer.Option(min=1, max=64, help="Questions answered side by side.")] = None,
+    adapter: Adapters = None,
     forget: Annotated[
         bool,
         typer.Option(
@@ -60,12 +61,13 @@ def serve(
             return
         path = _model_path(model, plan)
         settings = project_settings()
+        adapters = adapter_files(adapter, settings.serve.adapters, path)
         language_statuses(settings.medical.languages)  # a malformed language file is refused before the model is loaded
         lists = WarmUp(checked_facts, settings.medical.languages)
         memory = open_memory(data_dir(), settings.cache, forget=forget)
         sock = _listen(host, port)
         try:
-            planned = _plan(path, plan, slots, console)
+            planned = _plan(path, plan, slots, adapters, console)
             config, balance = _started_so(planned.engine_config, path, offline), _balance(planned, path, offline)
 
             def load() -> Engine:
@@ -73,7 +75,8 @@ def serve(
                 lists.wait()  # ready is who answers at once
                 return engine
 
-            code = _serve(path, _options(path, offline, sock), load, memory, sock, console)
+            options = _options(path, offline, config.adapters, sock)
+            code = _serve(path, options, load, memory, sock, console)
         finally:
             sock.close()
             memory.close()
@@ -123,6 +126,7 @@ def _serve(
         def announce() -> None:
             console.record(serving)
             how = ", offline" if options.offline else ""
+            how += f"; adapters {', '.join(options.adapters)}" if options.adapters else ""
             console.note(f"Ready: open {url} in a browser (model {options.model_name}{how}). Ctrl-C ends it.")
             if options.demo_notice:
                 console.note(options.demo_notice)
@@ -159,16 +163,25 @@ def _listen(host: str | None, port: int | None) -> socket.socket:
     return listen(defaults.host if host is None else host, defaults.port if port is None else port)
 
 
-def _plan(path: Path, plan: Path | None, slots: int | None, console: Console) -> Plan:
+def _plan(
+    path: Path, plan: Path | None, slots: int | None, adapters: tuple[AdapterFile, ...], console: Console
+) -> Plan:
     """The plan of that file, else the one kept for this machine."""
+    from edgemed.plan.make import check_adapters
     from edgemed.plan.store import load_plan, plan_for
 
     if plan is None:
-        return plan_for(path, console, n_slots=slots)
+        return plan_for(path, console, n_slots=slots, adapters=adapters)
     if slots is not None:
         raise UsageError("--slots and --plan exclude each other.", next_step="edgemed plan --slots N --save FILE")
     found = load_plan(plan)
     _check_file(plan, found.model.path, (found.model.n_bytes, found.model.modified_ns), path)
+    if adapters and adapters != found.engine_config.adapters:
+        raise UsageError(
+            f"{plan} was made without these adapters, and their memory is not in it.",
+            next_step=f"make it again: edgemed plan {path} --adapter NAME=FILE --save {plan}",
+        )
+    check_adapters(path, found.engine_config.adapters)
     return found
 
 
@@ -223,9 +236,10 @@ def _state_of(path: Path) -> str:
     return digest_of({"path": str(path.resolve()), "n_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns})
 
 
-def _options(path: Path, offline: bool, sock: socket.socket) -> ServeOptions:
+def _options(path: Path, offline: bool, adapters: tuple[AdapterFile, ...], sock: socket.socket) -> ServeOptions:
     from edgemed.core.settings import project_settings
     from edgemed.demo import DEMO_NAME, DEMO_NOTICE, is_demo
+    from edgemed.models.adapter import file_digest
     from edgemed.serve.options import LOOPBACK_NAMES, ServeOptions
 
     host = sock.getsockname()[0]
@@ -233,6 +247,7 @@ def _options(path: Path, offline: bool, sock: socket.socket) -> ServeOptions:
     return ServeOptions(
         model_name=DEMO_NAME if demo else path.stem,
         model_digest=_state_of(path),
+        adapters={file.name: file_digest(file.path) for file in adapters},
         languages=project_settings().medical.languages,
         demo_notice=DEMO_NOTICE if demo else "",
         offline=offline,

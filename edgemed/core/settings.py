@@ -55,6 +55,8 @@ class ServeSettings(Record):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
+    adapters: dict[str, Path] = Field(default_factory=dict)
+    """Adapter files by the name that requests say."""
 
 
 class MedicalSettings(Record):

@@ -194,7 +194,7 @@ def base_digest(checkpoint: Checkpoint, conversion: ConversionPlan) -> str:
             return (norm + np.float32(1) if change is Change.ADD_ONE else norm).astype("<f4").tobytes()
 
         norms = [tensor for tensor in conversion.tensors if is_norm(tensor.name)]
-        return digest_of_norms((one.name, lambda one=one: values(one.source, one.change)) for one in norms)
+        return digest_of_norms({norm.name: values(norm.source, norm.change) for norm in norms})
 
 
 def _write(part: Path, fitting: Fitting, digest: str, kind: TensorType, progress: Progress) -> None:

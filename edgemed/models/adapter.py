@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgemed.core.errors import ModelRefused
 from edgemed.core.tensor_types import BF16, F16, F32
@@ -105,7 +106,7 @@ def _key_faults(header: GgufHeader) -> list[str]:
             faults.append(f"{key} is missing or no text")
     if header.metadata.get("adapter.type", "lora") != "lora":
         faults.append(f"adapter.type is {str(header.metadata['adapter.type'])[:40]!r}, not 'lora'")
-    alpha = header.metadata.get(ALPHA_KEY)
+    alpha: Any = header.metadata.get(ALPHA_KEY)
     if header.types.get(ALPHA_KEY) is not ValueType.FLOAT32 or not math.isfinite(alpha) or not alpha > 0:
         # Of alpha 0 the engine makes "as it stands", where equation 3 makes nothing of it.
         faults.append(f"{ALPHA_KEY} is {str(alpha)[:40]}; it must be a positive 32-bit real")
@@ -179,22 +180,21 @@ def norms_digest(base: GgufHeader) -> str:
     if not norms or any(tensor.type is not F32 for tensor in norms):
         return ""
     try:
+        values = {}
         with base.path.open("rb") as file:
-
-            def values(tensor: GgufTensor) -> bytes:
+            for tensor in norms:
                 file.seek(tensor.offset)
-                return file.read(tensor.n_bytes)
-
-            return digest_of_norms((tensor.name, lambda tensor=tensor: values(tensor)) for tensor in norms)
+                values[tensor.name] = file.read(tensor.n_bytes)
+        return digest_of_norms(values)
     except OSError as error:
         raise ModelRefused(f"{base.path} cannot be read: {error.strerror}.", next_step="check the file") from error
 
 
-def digest_of_norms(norms: Iterable[tuple[str, Callable[[], bytes]]]) -> str:
+def digest_of_norms(norms: Mapping[str, bytes]) -> str:
     """SHA-256 over names (as a GGUF has them) and float32 values of norms, in the order of the names."""
     digest = hashlib.sha256()
-    for name, values in sorted(norms, key=lambda norm: norm[0]):
-        digest.update(name.encode() + b"\0" + values())
+    for name in sorted(norms):
+        digest.update(name.encode() + b"\0" + norms[name])
     return digest.hexdigest()
 
 

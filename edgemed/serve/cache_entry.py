@@ -25,6 +25,7 @@ class CacheContext(Record):
     model_name: str
     model_digest: str
     adapter: str = ""
+    """Digest of its file; its name is the model's."""
     templates_digest: str
     medical_version: str
     """edgemed's version, since the medical layer makes the key and the prompt."""

@@ -136,7 +136,8 @@ class Care:
             JournalEntry(
                 time=now(),
                 answer_id=course.id,
-                model=self._options.model_name,
+                model=self._options.name_of(course.request.model),
+                adapter_digest=self._options.adapters.get(self._options.adapter_of(course.request.model), "")[:16],
                 templates_digest=templates_digest(course.case.language, course.case.languages_folder),
                 language=course.case.language,
                 category=course.case.classification.category.value,

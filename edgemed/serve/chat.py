@@ -147,10 +147,11 @@ class ChatEndpoint:
         return event
 
     def _check_model(self, model: str | None) -> None:
-        if model is not None and model != self._options.model_name:
+        if model is not None and model not in self._options.served:
+            names = ", ".join(map(repr, self._options.served))
             raise ApiError(
                 404,
-                f"The model {model[:100]!r} is not served here. Use {self._options.model_name!r}, or leave it out.",
+                f"The model {model[:100]!r} is not served here. Use {names}, or leave it out.",
                 code="model_not_found",
                 param="model",
             )

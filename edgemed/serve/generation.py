@@ -26,6 +26,7 @@ def generation_of(
         stop=tuple(request.stop or ()),
         deadline_s=options.deadline_s,
         reasoning_limit=case.pace.reasoning_tokens,
+        adapter=options.adapter_of(request.model),
     )
 
 

@@ -27,6 +27,9 @@ class JournalEntry(Record):
     time: datetime
     answer_id: str
     model: str
+    """The served model's name, or the adapter's."""
+    adapter_digest: str = ""
+    """Of the adapter's file, its first 16 digits; "" for the model alone."""
     templates_digest: str
     """SHA-256 of the template texts the prompt was made from."""
     language: str

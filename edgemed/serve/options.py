@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CARE_NOTICE = "Decision support: a clinician decides. Check doses before you give them."
@@ -17,6 +18,8 @@ class ServeOptions:
     model_name: str
     model_digest: str = ""
     """Names the model's file and its state: a saved answer is given only by the model that made it."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each adapter's file by its name: what `model` of a request may say besides `model_name`."""
     languages: Path | None = None
     """The clinic's own language files."""
     notice: str = CARE_NOTICE
@@ -42,6 +45,19 @@ class ServeOptions:
     """A silent stream gets a comment so often, so that a lost client is noticed."""
     allowed_hosts: tuple[str, ...] = LOOPBACK_NAMES
     """Names a browser may know this server by: any other is another site's name pointed at us (DNS rebinding)."""
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Every name that a request may ask for: the model's own first."""
+        return (self.model_name, *self.adapters)
+
+    def adapter_of(self, model: str | None) -> str:
+        """The adapter that a request for `model` (one of `served`, or None) means; "" for the model alone."""
+        return model if model is not None and model in self.adapters else ""
+
+    def name_of(self, model: str | None) -> str:
+        """What answers to such a request: the adapter's name, or the model's own."""
+        return self.adapter_of(model) or self.model_name
 
     @property
     def answer_notice(self) -> str:

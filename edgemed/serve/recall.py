@@ -71,8 +71,9 @@ class Recall:
 
     def _context(self, case: Consultation, request: ChatRequest) -> CacheContext:
         return CacheContext(
-            model_name=self._options.model_name,
+            model_name=self._options.name_of(request.model),
             model_digest=self._options.model_digest,
+            adapter=self._options.adapters.get(self._options.adapter_of(request.model), ""),
             templates_digest=templates_digest(case.language, case.languages_folder),
             medical_version=__version__,
             language=case.language,

@@ -23,7 +23,7 @@ class Reply:
         self._send = send
         self._writer = stream.ChunkWriter(
             course.id,
-            options.model_name,
+            options.name_of(course.request.model),
             notice=options.answer_notice,
             include_usage=course.request.include_usage,
         )
@@ -34,7 +34,7 @@ class Reply:
         await asyncio.to_thread(self._care.check, course, done)
         body = stream.completion(
             course.id,
-            self._options.model_name,
+            self._options.name_of(course.request.model),
             "".join(course.texts),
             done,
             thought="".join(course.thoughts),

@@ -204,20 +204,20 @@ class StatusRoutes:
         return JSONResponse((await asyncio.to_thread(self._now)).model_dump(), headers=_NO_STORE)
 
     async def models(self, _request: Request) -> JSONResponse:
-        """GET /v1/models: the one that is served."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        """GET /v1/models: the one that is served, and its adapters."""
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in self._options.served]})
 
     async def model(self, request: Request) -> JSONResponse:
         """GET /v1/models/NAME."""
-        if request.path_params["name"] != self._options.model_name:
-            raise ApiError(
-                404, f"Only {self._options.model_name!r} is served here.", code="model_not_found", param="model"
-            )
-        return JSONResponse(self._model())
+        name = request.path_params["name"]
+        if name not in self._options.served:
+            names = ", ".join(map(repr, self._options.served))
+            raise ApiError(404, f"Only {names} can be asked here.", code="model_not_found", param="model")
+        return JSONResponse(self._model(name))
 
-    def _model(self) -> dict[str, Any]:
+    def _model(self, name: str) -> dict[str, Any]:
         return {
-            "id": self._options.model_name,
+            "id": name,
             "object": "model",
             "created": self._started,
             "owned_by": "edgemed",

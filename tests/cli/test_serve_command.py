@@ -216,6 +216,37 @@ def test_saved_plan_is_used_and_refused_for_a_changed_file(home: Path, model: Pa
     assert refused(home, model, "--plan", plan, "--slots", "3", "--port", "0")[0] == 2
 
 
+def test_adapters_are_served_beside_the_model_and_named_by_requests(home: Path, model: Path, tmp_path: Path) -> None:
+    from adapters import write_tiny_adapter
+
+    files = {
+        name: write_tiny_adapter(tmp_path / f"{name}.gguf", seed=seed) for seed, name in enumerate(("heart", "skin"))
+    }
+    words = [word for name, path in files.items() for word in ("--adapter", f"{name}={path}")]
+    with serving(home, model, "--slots", "2", *words) as served:
+        listed = httpx.get(f"{served.url}/v1/models", timeout=20, trust_env=False).json()
+        assert [one["id"] for one in listed["data"]] == ["tiny", "heart", "skin"]
+        texts = {
+            name: served.chat(model=name, cache="off").json()["choices"][0]["message"]["content"]
+            for name in ("tiny", "heart", "skin")
+        }
+        assert len(set(texts.values())) == 3
+        assert served.chat(model="liver").status_code == 404
+        served.end()
+
+
+def test_an_adapter_for_another_base_is_refused_at_the_start(home: Path, model: Path, tmp_path: Path) -> None:
+    from adapters import write_tiny_adapter
+
+    deep = write_tiny_adapter(tmp_path / "deep.gguf", layers=3)
+    code, said = refused(home, model, "--adapter", f"deep={deep}")
+    assert code == 5
+    assert "made for another base" in said
+    assert "Next:" in said
+    for words in (["--adapter", "deep"], ["--adapter", f"tiny={deep}"], ["--adapter", f"a b={deep}"]):
+        assert refused(home, model, *words)[0] == 2
+
+
 def test_forget_alone_erases_and_ends_and_with_a_model_it_serves(tmp_path: Path, model: Path) -> None:
     def forget(*words: str) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, "--forget", *words]
