@@ -1,7 +1,7 @@
 """Whose turn it is when requests of several adapters run side by side: one adapter's to a step, never two.
 
-The rule. A turn lasts while nobody else has work; with others waiting it ends after TURN_STEPS steps that only write
-answers, or after one step that reads a prompt. The next turn is that of the adapter whose last one lies furthest back.
+The rule. A turn lasts while nobody else has work; with others waiting it ends after TURN_STEPS steps that write
+answers, or after one that only reads a prompt. The next turn is that of the adapter whose last one lies furthest back.
 So with n adapters at work each gets a step within n - 1 turns: nobody starves, neither who reads nor who writes, and
 while a long prompt of another adapter is read, an answer pauses for one chunk of it, as it would for its own adapter's.
 """
@@ -34,8 +34,8 @@ class AdapterTurns:
             self._left = self._turn_steps
         return self._current
 
-    def stepped(self, *, read_prompt: bool) -> None:
+    def stepped(self, *, only_read: bool) -> None:
         """A step of the adapter whose turn it is was done."""
         self._clock += 1
         self._last[self._current] = self._clock
-        self._left = 0 if read_prompt else self._left - 1
+        self._left = 0 if only_read else self._left - 1

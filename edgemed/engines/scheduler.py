@@ -266,7 +266,7 @@ class Scheduler:
             began = self._clock()
             tokens = self._decode([sequence.chunk for sequence in scheduled])
             self._note_step(scheduled, self._clock() - began)
-            self._turns.stepped(read_prompt=any(not sequence.n_answer for sequence in scheduled))
+            self._turns.stepped(only_read=not any(sequence.n_answer for sequence in scheduled))
             self._postprocess(scheduled, tokens)
         return self.drain()
 

@@ -21,7 +21,7 @@ def test_whoever_has_work_waits_for_one_turn_of_each_other_at_most(plan: list[tu
     for working, reads in plan:
         chosen = turns.next(sorted(working))
         assert chosen in working
-        turns.stepped(read_prompt=reads)
+        turns.stepped(only_read=reads)
         for name in NAMES:
             waited[name] = waited[name] + 1 if name in working and name != chosen else 0
             assert waited[name] <= (len(NAMES) - 1) * TURN_STEPS
@@ -32,7 +32,7 @@ def test_a_turn_goes_on_while_nobody_else_has_work() -> None:
     order = []
     for step in range(10):
         order.append(turns.next(["skin"] if step < 6 else ["skin", "heart"]))
-        turns.stepped(read_prompt=False)
+        turns.stepped(only_read=False)
     assert order == ["skin"] * 6 + ["heart", "heart", "skin", "skin"]
 
 
@@ -41,7 +41,7 @@ def test_one_chunk_of_a_prompt_ends_a_turn() -> None:
     order = []
     for _ in range(8):
         order.append(turns.next(["long", "writes"]))
-        turns.stepped(read_prompt=order[-1] == "long")
+        turns.stepped(only_read=order[-1] == "long")
     assert order == ["long", "writes", "writes", "writes", "long", "writes", "writes", "writes"]
 
 
