@@ -6,17 +6,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
 from edgemed.engines.fake import FakeEngine
 from edgemed.serve.app import create_app
 from edgemed.serve.care import Facts
-from edgemed.serve.journal import Journal
+from edgemed.serve.journal import Journal, JournalEntry, now
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.response_cache import ResponseCache
 from edgemed.serve.server import Server, listen, url_of
+from edgemed.serve.unfinished import Unfinished
 
 
 @dataclass
@@ -46,6 +47,7 @@ def serving(
     port: int = 0,
     cache: ResponseCache | None = None,
     journal: Journal | None = None,
+    unfinished: Unfinished | None = None,
     facts: Facts = lambda _question: (),
     **options: Any,
 ) -> Iterator[Running]:
@@ -54,7 +56,7 @@ def serving(
     url = url_of(sock)
     ready = threading.Event()
     chosen = replace(ServeOptions(model_name="fake"), **options)
-    app = create_app(engine, chosen, cache=cache, journal=journal, facts=facts)
+    app = create_app(engine, chosen, cache=cache, journal=journal, unfinished=unfinished, facts=facts)
     server = Server(app, engine, sock, ready.set)
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
@@ -66,3 +68,23 @@ def serving(
         server.stop()
         thread.join(8)
         assert not thread.is_alive(), "the server did not end"
+
+
+def journal_entry(kind: Literal["begun", "ended"], name: str) -> JournalEntry:
+    """A row of the journal."""
+    return JournalEntry(
+        kind=kind,
+        time=now(),
+        answer_id=name,
+        model="demo",
+        templates_digest="0" * 64,
+        language="en",
+        category="medication",
+        danger_signs=0,
+        cache="memory",
+        prompt_tokens=10,
+        answer_tokens=20,
+        numbers_unsupported=0,
+        milliseconds=12.5,
+        ended="stop" if kind == "ended" else "",
+    )

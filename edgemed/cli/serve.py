@@ -35,7 +35,8 @@ def serve(
         bool,
         typer.Option(
             "--forget",
-            help="Erase saved answers and the journal. With MODEL, then serve and keep nothing on disk this time.",
+            help="Erase saved answers, the journal and unfinished questions. With MODEL, then serve and keep nothing "
+            "on disk this time.",
         ),
     ] = False,
     json: Json = False,
@@ -64,7 +65,7 @@ def serve(
         adapters = adapter_files(adapter, settings.serve.adapters, path)
         language_statuses(settings.medical.languages)  # a malformed language file is refused before the model is loaded
         lists = WarmUp(checked_facts, settings.medical.languages)
-        memory = open_memory(data_dir(), settings.cache, forget=forget)
+        memory = open_memory(data_dir(), settings.cache, settings.serve, forget=forget)
         sock = _listen(host, port)
         try:
             planned = _plan(path, plan, slots, adapters, console)
@@ -111,7 +112,14 @@ def _serve(
     url = url_of(sock)
     engine = load()
     try:
-        app = create_app(engine, options, cache=memory.cache, journal=memory.journal, facts=checked_facts)
+        app = create_app(
+            engine,
+            options,
+            cache=memory.cache,
+            journal=memory.journal,
+            unfinished=memory.unfinished,
+            facts=checked_facts,
+        )
         serving = Serving(
             url=url,
             model=options.model_name,
@@ -242,13 +250,14 @@ def _options(path: Path, offline: bool, adapters: tuple[AdapterFile, ...], sock:
     from edgemed.models.adapter import file_digest
     from edgemed.serve.options import LOOPBACK_NAMES, ServeOptions
 
-    host = sock.getsockname()[0]
+    host, settings = sock.getsockname()[0], project_settings()
     demo = is_demo(path)
     return ServeOptions(
         model_name=DEMO_NAME if demo else path.stem,
         model_digest=_state_of(path),
         adapters={file.name: file_digest(file.path) for file in adapters},
-        languages=project_settings().medical.languages,
+        languages=settings.medical.languages,
+        session_idle_s=settings.serve.session_minutes * 60.0,
         demo_notice=DEMO_NOTICE if demo else "",
         offline=offline,
         allowed_hosts=(*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host),

@@ -33,7 +33,7 @@ def whole_file(target: Path) -> Iterator[Path]:
         _sync(part)
         part.chmod(0o666 & ~_umask())
         part.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise _unwritten(target, error) from error
     finally:
@@ -80,7 +80,8 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """What was made, renamed or removed in the folder is on the disk when this returns. Raises OSError."""
     if os.name != "posix":  # a folder cannot be opened for syncing on Windows
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -57,6 +57,10 @@ class ServeSettings(Record):
     port: int = Field(default=8080, ge=0, le=65535)
     adapters: dict[str, Path] = Field(default_factory=dict)
     """Adapter files by the name that requests say."""
+    session_minutes: float = Field(default=30, ge=1, le=1440)
+    """A session that was not used for so long is ended and erased."""
+    unfinished_hours: float = Field(default=24, gt=0, le=720)
+    """A question that a crash interrupted is kept for so long."""
 
 
 class MedicalSettings(Record):

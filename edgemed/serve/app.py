@@ -26,7 +26,9 @@ from edgemed.serve.page import page_routes
 from edgemed.serve.recall import Recall
 from edgemed.serve.response_cache import CacheOptions, ResponseCache
 from edgemed.serve.room import Room
+from edgemed.serve.sessions import SessionRoutes, Sessions
 from edgemed.serve.status import StatusRoutes
+from edgemed.serve.unfinished import Unfinished
 
 _CHAT = "/v1/chat/completions"
 
@@ -38,6 +40,12 @@ class App:
     asgi: ASGIApp
     room: Room
     live: LiveView
+    sessions: Sessions
+
+    def close(self) -> None:
+        """End every answer and every session."""
+        self.room.close()
+        self.sessions.close()
 
 
 def create_app(
@@ -46,6 +54,7 @@ def create_app(
     *,
     cache: ResponseCache | None = None,
     journal: Journal | None = None,
+    unfinished: Unfinished | None = None,
     facts: Facts = lambda _question: (),
 ) -> App:
     """The server of one loaded engine.
@@ -55,11 +64,13 @@ def create_app(
     metrics = Metrics()
     room = Room(engine, options.max_waiting, metrics)
     recall = Recall(cache or ResponseCache(CacheOptions(memory_entries=0)), engine, options)
-    care = Care(recall, journal or Journal(None), options, facts, metrics)
+    unfinished = unfinished or Unfinished(None)
+    care = Care(recall, journal or Journal(None), options, facts, unfinished, metrics)
+    sessions = Sessions(engine.forget_session, options.session_idle_s, options.most_sessions)
     status = StatusRoutes(engine, options, recall.cache)
     metrics.registry.register(EngineState(engine, recall.cache.counts))
     live = LiveView(engine, metrics, recall.cache.counts)
-    chat = ChatEndpoint(engine, room, options, care)
+    chat = ChatEndpoint(engine, room, options, care, sessions)
     routes = [
         Route(_CHAT, chat, methods=["POST"]),
         Route("/v1/embeddings", EmbeddingRoute(engine, options).__call__, methods=["POST"]),
@@ -70,11 +81,12 @@ def create_app(
         Route("/api/live", live.route),
         Route("/metrics", MetricsRoute(metrics).__call__),
         *CalculatorRoutes(options).routes(),
+        *SessionRoutes(sessions, unfinished).routes(),
         *page_routes(),
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return App(Guard(_ChatFirst(chat, app), options.allowed_hosts, metrics), room, live)
+    return App(Guard(_ChatFirst(chat, app), options.allowed_hosts, metrics), room, live, sessions)
 
 
 class _ChatFirst:

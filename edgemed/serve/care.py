@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgemed.core.errors import EdgemedError
 from edgemed.engines.base import DoneEvent
@@ -23,11 +23,15 @@ from edgemed.serve.metrics import Metrics
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.recall import Recall, Recalled
 from edgemed.serve.schemas import ChatMessage, ChatRequest, Conversation, conversation_of
+from edgemed.serve.unfinished import Unfinished
 
 log = logging.getLogger(__name__)
 
 Facts = Callable[[str], Sequence[Source]]
 """The checked facts that may support numbers in the answer to a question."""
+
+_ASK_AGAIN = ("failed", "engine_lost", "engine_failed", "shutting_down", "deadline_exceeded")
+"""Endings that nobody wanted: the question is kept for its asker. "failed" is a fault of our own."""
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class Course:
     began: float
     """Monotonic clock, when its body had come."""
     id: str = ""
+    peer: str = ""
+    """The asker's address."""
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     """What a reasoning model said to itself; no part of the answer."""
@@ -50,6 +56,10 @@ class Course:
     """Numbers of the answer without support, contradicting ones included."""
     clean_for_all: bool = False
     """No such number even without the sources that this caller brought."""
+    unfinished: str = ""
+    """Its name among the unfinished questions; "" where it is not kept."""
+    entered: bool = False
+    """Its end stands in the journal."""
 
 
 class WarmUp:
@@ -95,11 +105,18 @@ class Care:
     """What every question of one server is given; each method may be called on any thread."""
 
     def __init__(
-        self, recall: Recall, journal: Journal, options: ServeOptions, sources: Facts, metrics: Metrics | None = None
+        self,
+        recall: Recall,
+        journal: Journal,
+        options: ServeOptions,
+        sources: Facts,
+        unfinished: Unfinished | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.recall = recall
         self._metrics = metrics
         self._journal = journal
+        self._unfinished = unfinished or Unfinished(None)
         self._options = options
         self._facts = sources
 
@@ -113,6 +130,22 @@ class Care:
         medical = case.opening(recalled.answer) | {"asked_numbers": [number_fields(number) for number in asked]}
         return Course(request, case, recalled, began, medical=medical)
 
+    def begin(self, course: Course) -> None:
+        """The question is accepted: written down before the engine has it, so that a crash cannot lose it."""
+        self._journal.write(self._row(course, "begun"), sync=False)
+        if course.request.session is not None:
+            course.unfinished = self._unfinished.begin(course.request.session, course.case.conversation.question)
+
+    def secure(self, course: Course) -> None:
+        """What `begin` wrote is on the disk, also if the power fails now: some milliseconds, beside the first step."""
+        self._journal.sync()
+        self._unfinished.sync(course.unfinished)
+
+    def conclude(self, course: Course, done: DoneEvent) -> None:
+        """Check the ended answer and enter it: only then may its asker hear that it is whole."""
+        self.check(course, done)
+        self.enter(course)
+
     def check(self, course: Course, done: DoneEvent) -> None:
         """The guard's verdicts on the ended answer, into `course.medical`."""
         text, question = "".join(course.texts), course.case.conversation.question
@@ -123,30 +156,44 @@ class Care:
         course.clean_for_all = (check_numbers(text, question, facts) if course.case.sources else result).clean
         course.done, course.ended = done, done.reason
 
-    def finish(self, course: Course) -> None:
-        """Enter the question in the journal, and keep its answer where that is allowed."""
-        done = course.done
-        if done is not None:
-            self.recall.keep(course.recalled, "".join(course.texts), done, numbers_clean=course.clean_for_all)
-        seconds = time.monotonic() - course.began
+    def enter(self, course: Course) -> None:
+        """The end of the question in the journal, on the disk; once."""
+        if course.entered:
+            return
+        course.entered = True
+        self._journal.write(self._row(course, "ended"))
         if self._metrics is not None:
             saved, emergency = course.recalled.answer is not None, course.case.emergency
+            seconds = time.monotonic() - course.began
             self._metrics.ended(course.ended, seconds, saved=saved, emergency=emergency)
-        self._journal.write(
-            JournalEntry(
-                time=now(),
-                answer_id=course.id,
-                model=self._options.name_of(course.request.model),
-                adapter_digest=self._options.adapters.get(self._options.adapter_of(course.request.model), "")[:16],
-                templates_digest=templates_digest(course.case.language, course.case.languages_folder),
-                language=course.case.language,
-                category=course.case.classification.category.value,
-                danger_signs=len(course.case.classification.danger),
-                cache=course.recalled.state,
-                prompt_tokens=done.prompt_tokens if done else 0,
-                answer_tokens=done.completion_tokens if done else 0,
-                numbers_unsupported=course.unsupported,
-                milliseconds=round(seconds * 1000, 1),
-                ended=course.ended,
-            )
+
+    def finish(self, course: Course) -> None:
+        """All is said: enter the question if it is not, and keep its answer where that is allowed.
+
+        What is kept of the question goes only now: asked twice is better than lost between its end and its asker.
+        """
+        self.enter(course)
+        self._unfinished.end(course.unfinished, interrupted=course.ended in _ASK_AGAIN)
+        if course.done is not None:
+            clean = course.clean_for_all
+            self.recall.keep(course.recalled, "".join(course.texts), course.done, numbers_clean=clean)
+
+    def _row(self, course: Course, kind: Literal["begun", "ended"]) -> JournalEntry:
+        done = course.done
+        return JournalEntry(
+            kind=kind,
+            time=now(),
+            answer_id=course.id,
+            model=self._options.name_of(course.request.model),
+            adapter_digest=self._options.adapters.get(self._options.adapter_of(course.request.model), "")[:16],
+            templates_digest=templates_digest(course.case.language, course.case.languages_folder),
+            language=course.case.language,
+            category=course.case.classification.category.value,
+            danger_signs=len(course.case.classification.danger),
+            cache=course.recalled.state,
+            prompt_tokens=done.prompt_tokens if done else 0,
+            answer_tokens=done.completion_tokens if done else 0,
+            numbers_unsupported=course.unsupported,
+            milliseconds=round((time.monotonic() - course.began) * 1000, 1),
+            ended="" if kind == "begun" else course.ended,
         )

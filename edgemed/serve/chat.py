@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, UsageError
-from edgemed.engines.base import DoneEvent, Engine, ErrorEvent, Event, TextEvent
+from edgemed.engines.base import DoneEvent, Engine, ErrorEvent, Event, GenerationRequest, TextEvent
 from edgemed.serve import stream
 from edgemed.serve.answer import Answer, ClientGone, new_answer_id
 from edgemed.serve.body import read_json_body
@@ -20,6 +22,7 @@ from edgemed.serve.reply import Reply
 from edgemed.serve.response_cache import CachedAnswer
 from edgemed.serve.room import Room
 from edgemed.serve.schemas import conversation_of, read_chat_request, says_nothing
+from edgemed.serve.sessions import Sessions
 
 _PLACE_EVERY_S = 1.0
 """A waiting client learns its new place so often."""
@@ -28,19 +31,24 @@ _PLACE_EVERY_S = 1.0
 class ChatEndpoint:
     """The ASGI application behind /v1/chat/completions."""
 
-    def __init__(self, engine: Engine, room: Room, options: ServeOptions, care: Care) -> None:
+    def __init__(self, engine: Engine, room: Room, options: ServeOptions, care: Care, sessions: Sessions) -> None:
         self._engine = engine
         self._room = room
         self._options = options
         self._care = care
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http = Request(scope, receive)
         body = await read_json_body(http, self._options.body_limit_bytes, self._options.body_timeout_s)
         request = read_chat_request(body)
         self._check_model(request.model)
-        course = await asyncio.to_thread(self._care.take_in, request, conversation_of(request))
-        send = _patient(send, self._options.send_timeout_s)
+        with self._sessions.used(request.session):
+            course = await asyncio.to_thread(self._care.take_in, request, conversation_of(request))
+            course.peer = http.client.host if http.client else ""
+            await self._answer(course, receive, _patient(send, self._options.send_timeout_s))
+
+    async def _answer(self, course: Course, receive: Receive, send: Send) -> None:
         try:
             if course.recalled.answer is not None:
                 await self._send_saved(course, course.recalled.answer, send)
@@ -60,10 +68,11 @@ class ChatEndpoint:
             reply = Reply(course, self._care, self._options, send)
             async with answer.watched(receive):
                 await self._submit(answer, course)
-                if course.request.stream:
-                    await self._stream(answer, reply)
-                else:
-                    await reply.send_whole(await self._done(answer, course))
+                async with _meanwhile(self._care.secure, course):
+                    if course.request.stream:
+                        await self._stream(answer, reply)
+                    else:
+                        await reply.send_whole(await self._done(answer, course))
 
     async def _send_saved(self, course: Course, saved: CachedAnswer, send: Send) -> None:
         """A saved answer, in the form of a new one; no token was read for it."""
@@ -80,9 +89,7 @@ class ChatEndpoint:
 
     async def _submit(self, answer: Answer, course: Course) -> None:
         try:
-            ready = await asyncio.to_thread(
-                generation_of, self._engine, self._engine.info, course.case, course.request, self._options, answer.id
-            )
+            ready = await asyncio.to_thread(self._ready, course)
             await asyncio.to_thread(answer.submit, ready)
         except EngineFailed as error:
             raise _engine_failure(str(error), retryable=isinstance(error, EngineLost)) from None
@@ -90,6 +97,13 @@ class ChatEndpoint:
             raise ApiError(400, str(error), code="question_refused", param="messages") from None
         except EdgemedError as error:
             raise ApiError(500, str(error), code="model_refused") from None
+
+    def _ready(self, course: Course) -> GenerationRequest:
+        """What the engine is asked, and the question written down: from here on it is accepted."""
+        engine, case, asked = self._engine, course.case, course.request
+        ready = generation_of(engine, engine.info, case, asked, self._options, course.id, course.peer)
+        self._care.begin(course)
+        return ready
 
     async def _done(self, answer: Answer, course: Course) -> DoneEvent:
         while True:
@@ -105,6 +119,7 @@ class ChatEndpoint:
             done = await self._send_texts(answer, reply)
         except ApiError as error:
             reply.course.ended = error.code
+            await asyncio.to_thread(self._care.enter, reply.course)
             await reply.send(stream.error_event(error) + stream.DONE, more=False)
             return
         await reply.close_stream(done)
@@ -155,6 +170,16 @@ class ChatEndpoint:
                 code="model_not_found",
                 param="model",
             )
+
+
+@asynccontextmanager
+async def _meanwhile(work: Callable[[Course], None], course: Course) -> AsyncIterator[None]:
+    """Do the work in a thread while the block runs, and end with both."""
+    task = asyncio.create_task(asyncio.to_thread(work, course))
+    try:
+        yield
+    finally:
+        await task
 
 
 def _joined(events: list[Event], *, reasoning: bool) -> str:

@@ -14,9 +14,18 @@ _UINT32 = 2**32
 
 
 def generation_of(
-    engine: Engine, info: EngineInfo, case: Consultation, request: ChatRequest, options: ServeOptions, answer_id: str
+    engine: Engine,
+    info: EngineInfo,
+    case: Consultation,
+    request: ChatRequest,
+    options: ServeOptions,
+    answer_id: str,
+    peer: str = "",
 ) -> GenerationRequest:
-    """The question as the engine wants it, at the pace of its class. Raises ApiError 400 when it does not fit."""
+    """The question as the engine wants it, at the pace of its class. Raises ApiError 400 when it does not fit.
+
+    `peer` is the asker's address: whose turn it is, where there is no session.
+    """
     prompt = prompt_ids(engine, info, case)
     return GenerationRequest(
         id=answer_id,
@@ -27,6 +36,9 @@ def generation_of(
         deadline_s=options.deadline_s,
         reasoning_limit=case.pace.reasoning_tokens,
         adapter=options.adapter_of(request.model),
+        lane="emergency" if case.emergency else "normal",
+        client=request.session or peer,
+        session=request.session or "",
     )
 
 

@@ -41,6 +41,10 @@ class ServeOptions:
     """A client that reads nothing for so long is taken for gone: it must not keep its place."""
     stall_s: float = 60.0
     """Running without a token for so long is reported by /health as stalled."""
+    session_idle_s: float = 1800.0
+    """A session that was not used for so long is ended."""
+    most_sessions: int = 256
+    """With more, the one used longest ago is ended."""
     heartbeat_s: float = 10.0
     """A silent stream gets a comment so often, so that a lost client is noticed."""
     allowed_hosts: tuple[str, ...] = LOOPBACK_NAMES

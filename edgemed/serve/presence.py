@@ -37,6 +37,24 @@ class Presence:
 
 
 @contextmanager
+def alone_on(folder: Path) -> Iterator[bool]:
+    """Whether no server works on the folder; if so, the next one waits until the block ends."""
+    handle: int | None = None
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+            _lock(handle, alone=True)
+            alone = True
+        except OSError as error:
+            alone = error.errno not in _HELD  # a disk that knows no locks: servers go on without
+        yield alone
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
 def no_server_on(folder: Path) -> Iterator[None]:
     """While the block runs, no server works on the folder. Raises UsageError when one does already."""
     path = folder / LOCK_FILE

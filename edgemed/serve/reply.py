@@ -29,9 +29,9 @@ class Reply:
         )
 
     async def send_whole(self, done: DoneEvent) -> None:
-        """The answer as one object, its numbers checked."""
+        """The answer as one object, its numbers checked, once the journal has its row."""
         course = self.course
-        await asyncio.to_thread(self._care.check, course, done)
+        await asyncio.to_thread(self._care.conclude, course, done)
         body = stream.completion(
             course.id,
             self._options.name_of(course.request.model),
@@ -60,8 +60,8 @@ class Reply:
         await self.send(self._writer.thought(text))
 
     async def close_stream(self, done: DoneEvent) -> None:
-        """The terminal chunk, the numbers checked."""
-        await asyncio.to_thread(self._care.check, self.course, done)
+        """The terminal chunk, the numbers checked, once the journal has its row."""
+        await asyncio.to_thread(self._care.conclude, self.course, done)
         await self.send(self._writer.closing(done, self.course.medical) + stream.DONE, more=False)
 
     async def send(self, data: bytes, *, more: bool = True) -> None:

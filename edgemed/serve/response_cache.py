@@ -32,7 +32,7 @@ from edgemed.serve.cache_disk import DiskLevel, DiskLimits
 from edgemed.serve.cache_entry import Asked, CacheContext, Kept, cosine, jaccard, same_text, words_of
 from edgemed.serve.cache_memory import Bucket, Held, MemoryLevel
 from edgemed.serve.cache_privacy import PrivateReason, private_reason, words_of_language
-from edgemed.serve.cache_secret import keyring_secret, passphrase_secret
+from edgemed.serve.cache_secret import Secret, keyring_secret, passphrase_secret
 
 __all__ = [
     "CACHE_FILE",
@@ -46,6 +46,7 @@ __all__ = [
     "NotStored",
     "ResponseCache",
     "Stored",
+    "disk_secret",
     "open_cache",
 ]
 
@@ -364,6 +365,14 @@ class ResponseCache:
             self._memory.sweep(context)
 
 
+def disk_secret(passphrase_file: Path | None) -> Secret | None:
+    """What seals files on this machine: the passphrase file's, else the system's key store's; None without either.
+
+    Raises UsageError for a passphrase file that is of no use.
+    """
+    return passphrase_secret(passphrase_file) if passphrase_file else keyring_secret()
+
+
 def open_cache(
     options: CacheOptions, folder: Path, *, passphrase_file: Path | None = None, on_disk: bool = True
 ) -> ResponseCache:
@@ -373,7 +382,7 @@ def open_cache(
     """
     if not on_disk:
         return ResponseCache(options)
-    secret = passphrase_secret(passphrase_file) if passphrase_file else keyring_secret()
+    secret = disk_secret(passphrase_file)
     if secret is None:
         return ResponseCache(options, warning=NO_SECRET)
     limits = DiskLimits(options.disk_entries, options.disk_bytes, options.ttl_s)

@@ -142,6 +142,8 @@ class ChatRequest(_Strict):
     user: str | None = None
     language: str | None = None
     """Of the question: chooses templates, keywords and danger signs."""
+    session: str | None = Field(default=None, max_length=64)
+    """A key from POST /api/sessions: what the conversation's last turn left in the KV cache may be used again."""
     cache: Literal["use", "retry", "off"] | None = None
     """"retry" asks anew and forgets the saved answer."""
     calculations: list[Calculation] | None = Field(default=None, max_length=_MAX_SOURCES)

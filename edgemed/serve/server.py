@@ -137,7 +137,7 @@ class Server:
     def _begin_end(self) -> None:
         if self._closer.ident is not None:
             return
-        self._app.room.close()
+        self._app.close()
         self._uvicorn.should_exit = True
         self._closer.start()
         if threading.current_thread() is threading.main_thread():  # the process is ours to end

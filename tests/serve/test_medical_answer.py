@@ -230,7 +230,9 @@ def test_the_journal_holds_numbers_and_no_words(clinic: Running, tmp_path: Path)
     streamed(clinic, QUESTION)
     clinic.chat(QUESTION, max_tokens=2)
     text = (tmp_path / JOURNAL_FILE).read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.splitlines()]
+    lines = [row for row in rows if row["kind"] == "ended"]
+    assert [row["answer_id"] for row in rows if row["kind"] == "begun"] == [line["answer_id"] for line in lines]
     assert [line["ended"] for line in lines] == ["stop", "stop", "stop", "length"]
     assert [line["danger_signs"] > 0 for line in lines] == [False, True, False, False]
     assert all(len(line["templates_digest"]) == 64 for line in lines)

@@ -6,10 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from serving import journal_entry as entry
 
 from edgemed.core.errors import UsageError
 from edgemed.core.settings import CacheSettings
-from edgemed.serve.journal import JOURNAL_FILE
+from edgemed.serve.journal import JOURNAL_FILE, Journal, read_journal
 from edgemed.serve.memory import Forgotten, Memory, forget_all, open_memory
 from edgemed.serve.presence import LOCK_FILE, no_server_on
 from edgemed.serve.response_cache import CACHE_FILE
@@ -50,6 +51,33 @@ def test_what_is_erased_is_said(tmp_path: Path, secret: Path) -> None:
     (home / JOURNAL_FILE).write_text("{}\n")
     assert forget_all(home).erased == (CACHE_FILE, JOURNAL_FILE)
     assert forget_all(home).erased == ()
+
+
+def test_unfinished_questions_are_erased_with_the_rest(tmp_path: Path, secret: Path) -> None:
+    home = tmp_path / "home"
+    memory = open_memory(home, CacheSettings(), forget=False)
+    memory.unfinished.begin("a" * 32, "How much?")
+    memory.close()
+    assert forget_all(home).erased == (CACHE_FILE, "unfinished")
+    assert not list(home.iterdir())
+
+
+def test_a_start_ends_what_a_crash_has_cut_and_says_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = open_memory(tmp_path, CacheSettings(), forget=False)
+    first.journal.write(entry("begun", "cut"))
+    with (tmp_path / JOURNAL_FILE).open("a") as file:
+        file.write('{"torn')
+    beside = open_memory(tmp_path, CacheSettings(), forget=False)
+    assert len(read_journal(beside.journal.files()).open_rows()) == 1, "it may be running in the first server"
+    beside.close()
+    first.close()
+    for _ in range(2):
+        open_memory(tmp_path, CacheSettings(), forget=False).close()
+    rows = read_journal(Journal(tmp_path).files())
+    assert [(row.kind, row.ended) for row in rows.entries] == [("begun", ""), ("ended", "interrupted")]
+    assert rows.n_unreadable == 0
+    assert "1 questions were interrupted" in caplog.text
+    assert "its 6 bytes" in caplog.text
 
 
 def test_beside_a_server_nothing_is_erased(tmp_path: Path, secret: Path) -> None:
