@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from asyncio import Future
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,8 @@ class Course:
     """No such number even without the sources that this caller brought."""
     unfinished: str = ""
     """Its name among the unfinished questions; "" where it is not kept."""
+    secured: Future[None] | None = None
+    """The work of `Care.secure`, beside the answer."""
     entered: bool = False
     """Its end stands in the journal."""
 

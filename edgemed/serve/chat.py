@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
@@ -61,6 +59,8 @@ class ChatEndpoint:
             raise
         finally:
             await asyncio.to_thread(self._care.finish, course)
+            if course.secured is not None:
+                await course.secured
 
     async def _ask(self, course: Course, receive: Receive, send: Send) -> None:
         with self._room.enter() as answer:
@@ -68,11 +68,11 @@ class ChatEndpoint:
             reply = Reply(course, self._care, self._options, send)
             async with answer.watched(receive):
                 await self._submit(answer, course)
-                async with _meanwhile(self._care.secure, course):
-                    if course.request.stream:
-                        await self._stream(answer, reply)
-                    else:
-                        await reply.send_whole(await self._done(answer, course))
+                course.secured = asyncio.create_task(asyncio.to_thread(self._care.secure, course))
+                if course.request.stream:
+                    await self._stream(answer, reply)
+                else:
+                    await reply.send_whole(await self._done(answer, course))
 
     async def _send_saved(self, course: Course, saved: CachedAnswer, send: Send) -> None:
         """A saved answer, in the form of a new one; no token was read for it."""
@@ -170,16 +170,6 @@ class ChatEndpoint:
                 code="model_not_found",
                 param="model",
             )
-
-
-@asynccontextmanager
-async def _meanwhile(work: Callable[[Course], None], course: Course) -> AsyncIterator[None]:
-    """Do the work in a thread while the block runs, and end with both."""
-    task = asyncio.create_task(asyncio.to_thread(work, course))
-    try:
-        yield
-    finally:
-        await task
 
 
 def _joined(events: list[Event], *, reasoning: bool) -> str:
