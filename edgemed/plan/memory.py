@@ -25,6 +25,7 @@ from edgemed.plan import formula
 from edgemed.plan.formula import formula_sizes, kv_bytes, logits_bytes, n_cells
 from edgemed.plan.projection import Projection, ProjectionFailed, project
 from edgemed.plan.record import MemoryBasis, MemoryNeed
+from edgemed.plan.weight_placement import place_weights
 
 __all__ = [
     "Estimate",
@@ -126,7 +127,7 @@ def adapter_needs(spec: ModelSpec, config: EngineConfig, gpu_place: str = "") ->
     """
     if not config.adapters:
         return ()
-    placement = formula.place_weights(spec, config, (gpu_place,) if gpu_place else ())
+    placement = place_weights(spec, config, (gpu_place,) if gpu_place else ())
     where = {tensor.name: place for tensor, place in placement.tensors}
     by_place: Counter[str] = Counter()
     for file in config.adapters:
