@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgemed.core.errors import UsageError
@@ -88,15 +88,20 @@ class InFlight:
 
         While one of them was there when a child ended, only one that can begin at once: that shows whose fault it is.
         """
-        for entry in self._entries.values():
-            if entry.sent:
-                continue
+        unsent = [entry for entry in self._entries.values() if not entry.sent]
+        for entry in sorted(unsent, key=lambda entry: entry.request.lane != "emergency"):
             if any(other.losses and not other.begun for other in self._entries.values()):
                 sent = [other for other in self._entries.values() if other.sent]
                 if len(sent) >= n_slots or not all(other.begun for other in sent):
                     return
             entry.sent = True
             self._send(wire.encode_request(entry.request, time.monotonic() - entry.submitted))
+
+    def forget_session(self, session: str) -> None:
+        """What the next child is told of its requests names no session any more."""
+        for entry in self._entries.values():
+            if entry.request.session == session:
+                entry.request = replace(entry.request, session="")
 
     def end_begun(self, message: str, *, blame: bool) -> None:
         """Settle the accounts of a child that has ended: what had begun fails, the rest waits for the next child.

@@ -6,6 +6,9 @@ Facts about the library (0.3.36) that shape this file
     The high-level `Llama` class is never imported: it is not safe with threads and loads numpy besides.
     The KV cache is unified: one pool of n_slots * context_length cells, in which prompt chunks of one slot and
     decoding tokens of others share a batch. The limit per slot is the scheduler's to keep.
+    In the unified cache a cell knows up to 256 sequences by number (LLAMA_MAX_SEQ), whatever n_seq_max says: that is
+    the limit of those that a batch may read into, and makes buffers of logits and recurrent states larger. Sequences
+    that are only kept, by seq_cp, are numbered above it and cost nothing.
     Reading the vocabulary (tokenize) is safe from another thread; everything on the context is not.
 """
 
@@ -41,7 +44,7 @@ from edgemed.engines.native_adapters import NativeAdapters
 from edgemed.engines.native_library import start_backends
 from edgemed.engines.native_log import NativeLog
 from edgemed.engines.native_placement import place_weights
-from edgemed.engines.pinned import installed_version
+from edgemed.engines.pinned import ENGINE_VERSION, installed_version
 from edgemed.engines.prompt_tokens import PromptTokenizer, SpecialToken
 from edgemed.engines.scheduler import Chunk
 from edgemed.engines.thinking import CLOSE, CLOSING, OPEN, is_reasoning
@@ -53,6 +56,10 @@ _NO_TOKEN = -1
 """LLAMA_TOKEN_NULL, llama.h."""
 _MOST_CELLS = 2**31 - 256
 """n_ctx is a 32-bit number, and positions are signed."""
+_MOST_SEQUENCES = 256
+"""LLAMA_MAX_SEQ, llama-cparams.h."""
+_KEPT_SEQUENCES = 64
+"""Templates and conversations that may wait in the cache; its cells are the narrower limit."""
 _LONGEST_RUN = 50_000
 """Characters. Some models' words (Mistral's) are found with std::regex, which recurses at every character:
 between 200,000 and 300,000 in a row overflow a stack of 64 MiB and end the process."""
@@ -164,6 +171,8 @@ class LlamaCpp:
         """Number of the text that the embedder is reading."""
         self._tags = self._find_tags()
         self.closing = self._closing()
+        self.n_kept = 0
+        """Sequences beside the slots that cells can be shared with."""
         self._check_forward()
         self.info = self._describe(time.monotonic() - began)
 
@@ -237,6 +246,19 @@ class LlamaCpp:
         if sampler is not None and sampler is not self._greedy:
             self._api.llama_sampler_free(sampler)
         self._api.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def share(self, source: int, target: int, n_tokens: int) -> bool:
+        """No cell is copied: those of the first tokens of `source` belong to `target`, which was empty, as well."""
+        api, memory = self._api, self._memory
+        api.llama_memory_seq_cp(memory, source, target, 0, n_tokens)
+        first, last = (api.llama_memory_seq_pos_min(memory, target), api.llama_memory_seq_pos_max(memory, target))
+        if (first, last) == (0, n_tokens - 1):
+            return True
+        self.forget(target)
+        return False
+
+    def forget(self, sequence: int) -> None:
+        self._api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
         token_of, position_of, n_sequences, sequences, wanted = self._fields
@@ -390,8 +412,24 @@ class LlamaCpp:
                     f"{what or self._config.model_path.name} computes values that are no numbers (NaN or infinite).",
                     next_step="export the model again from a sound checkpoint",
                 )
+            self.n_kept = self._count_kept()
         finally:
             self.release(0)
+
+    def _count_kept(self) -> int:
+        """How many sequences can be kept; slot 0 holds one token. None where the state cannot be shared or cut: that of
+        recurrent layers is one for the whole sequence, and a sliding window drops what a shorter prompt would need."""
+        api, model, memory = self._api, self._model, self._memory
+        if api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model) or api.llama_model_n_swa(model) > 0:
+            return 0
+        if installed_version() != ENGINE_VERSION:  # numbers above n_seq_max are no promise of the library
+            return 0
+        kept = min(_KEPT_SEQUENCES, _MOST_SEQUENCES - self.n_slots)
+        if kept < 1 or not self.share(0, self.n_slots, 1):
+            return 0
+        cut = bool(api.llama_memory_seq_rm(memory, self.n_slots, 0, -1))
+        gone = api.llama_memory_seq_pos_max(memory, self.n_slots) == -1
+        return kept if cut and gone and api.llama_memory_seq_pos_max(memory, 0) == 0 else 0
 
     def _find_tags(self) -> dict[int, bytes]:
         """The tags of thinking that are single tokens, whatever kind of token the model's file makes of them."""

@@ -1,6 +1,7 @@
 """Continuous batching: requests join and leave a running batch between two steps of the model.
 
 One step is `schedule` (which tokens of which slots), `run` (the step engine) and `postprocess` (text, ends).
+Who begins next is `FairQueue`'s to say, what need not be read again `KvReuse`'s.
 Sequences that decode go first, one token each; then come prompt tokens, oldest request first: the whole batch while
 nobody decodes, else as many as the step budget allows, so that a long prompt delays the others and never stops them.
 
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from edgemed.core.errors import UsageError
+from edgemed.core.errors import EngineFailed, UsageError
 from edgemed.engines.adapter_turns import AdapterTurns
 from edgemed.engines.answer_tokens import AnswerTokens
 from edgemed.engines.base import (
@@ -25,9 +26,12 @@ from edgemed.engines.base import (
     Event,
     FinishReason,
     GenerationRequest,
+    PlaceEvent,
     Sampling,
     TextEvent,
 )
+from edgemed.engines.fair_queue import FairQueue
+from edgemed.engines.kv_reuse import KvCache, KvReuse
 from edgemed.engines.step_budget import StepBudget
 from edgemed.engines.text import AnswerText
 from edgemed.engines.thinking import Thinking, opens_thinking
@@ -47,20 +51,12 @@ class Chunk:
     """True when the token after the last one is to be drawn."""
 
 
-class StepEngine(Protocol):
-    """A loaded model with a KV cache of `n_slots` sequences."""
-
-    @property
-    def n_slots(self) -> int:
-        """Sequences that it can hold at once; slots are numbered from 0."""
+class StepEngine(KvCache, Protocol):
+    """A loaded model with a KV cache; slots are numbered from 0, and the sequences it keeps follow them."""
 
     @property
     def n_batch(self) -> int:
         """Most tokens of one step, all slots together; at least `n_slots`."""
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens of one slot."""
 
     @property
     def closing(self) -> tuple[int, ...] | None:
@@ -129,6 +125,11 @@ class _Sequence:
     """None where no log-probabilities are wanted."""
     admitted: float | None = None
     first_token: float | None = None
+    session: str = ""
+    """Whose its tokens are when it ends; empty also once the session was forgotten."""
+    answer: list[int] = field(default_factory=list)
+    """Its tokens, for the session; the last may not have been read."""
+    n_cached: int = 0
 
 
 class Scheduler:
@@ -147,7 +148,9 @@ class Scheduler:
         self._budget = StepBudget(engine.n_batch)
         self._free = list(range(engine.n_slots - 1, -1, -1))
         self._waiting: dict[str, _Sequence] = {}
+        self._queue = FairQueue()
         self._running: dict[str, _Sequence] = {}
+        self._reuse = KvReuse(engine)
         self._events: list[tuple[str, Event]] = []
         self._turns = AdapterTurns()
 
@@ -164,7 +167,7 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """True when a step would do nothing and no event is left to be fetched."""
-        return not (self._waiting or self._running or self._events)
+        return not (self._waiting or self._running or self._events or self._reuse.pin_ahead)
 
     def submit(self, request: GenerationRequest, submitted: float | None = None) -> None:
         """Queue a request; `submitted` is its time on this clock, now when absent."""
@@ -183,7 +186,9 @@ class Scheduler:
             limit=min(request.max_tokens, room),
             deadline=_NEVER if request.deadline_s is None else began + request.deadline_s,
             tokens=None if request.top_logprobs is None else AnswerTokens(),
+            session=request.session,
         )
+        self._queue.push(request.id, request.lane, request.client)
         if self._engine.closing is not None:
             self._prepare_thinking(sequence, room, self._engine.closing)
 
@@ -211,24 +216,46 @@ class Scheduler:
         if sequence is not None:
             self._finish(sequence, "cancelled")
 
+    def pin(self, prefixes: Sequence[Sequence[int]]) -> None:
+        """From now on these beginnings of prompts are shared; they are read while there is nothing else to do."""
+        self._reuse.pin(prefixes)
+
+    def forget_session(self, session: str) -> None:
+        """Erase what is kept of a session; what of it runs or waits will leave nothing."""
+        self._reuse.forget_session(session)
+        for group in (self._running, self._waiting):
+            for sequence in group.values():
+                if sequence.session == session:
+                    sequence.session = ""
+
     def admit(self) -> list[str]:
-        """Give free slots to the oldest waiting requests; ids of those that now begin."""
+        """Give free slots to those whose turn it is; ids of those that now begin. The others learn their places."""
         begun = []
         now = self._clock()
         while self._free and self._waiting:
-            request_id = next(iter(self._waiting))
+            request_id = self._queue.first()
             sequence = self._waiting[request_id]
             if now >= sequence.deadline:
                 self._finish(sequence, "deadline")
                 continue
             del self._waiting[request_id]
-            sequence.chunk.slot = self._free.pop()
-            sequence.admitted = now
-            self._running[request_id] = sequence
-            self._engine.acquire(sequence.chunk.slot, sequence.request.sampling)
-            if self._bind(sequence):
+            self._queue.begin()
+            if self._begin(sequence, now):
                 begun.append(request_id)
+        self._events += [(request_id, PlaceEvent(place)) for request_id, place in self._queue.moved()]
         return begun
+
+    def _begin(self, sequence: _Sequence, now: float) -> bool:
+        """Give a waiting sequence a slot, and what it need not read; False when it has ended by that."""
+        request, slot = sequence.request, self._free.pop()
+        sequence.chunk.slot = slot
+        sequence.admitted = now
+        self._running[request.id] = sequence
+        self._engine.acquire(slot, request.sampling)
+        if not self._bind(sequence):
+            return False
+        sequence.n_read = sequence.n_cached = self._reuse.begin(slot, request.prompt, sequence.session, request.adapter)
+        return True
 
     def _bind(self, sequence: _Sequence) -> bool:
         """Give a slot its request's grammar; False when that cannot be used, and the request has ended."""
@@ -263,12 +290,31 @@ class Scheduler:
         scheduled = self._schedule()
         if scheduled:
             self._engine.use_adapter(scheduled[0].request.adapter)
+            chunks = [sequence.chunk for sequence in scheduled]
+            self._reuse.take(sum([len(chunk.tokens) for chunk in chunks]))
             began = self._clock()
-            tokens = self._decode([sequence.chunk for sequence in scheduled])
+            tokens = self._decode(chunks)
             self._note_step(scheduled, self._clock() - began)
             self._turns.stepped(only_read=not any(sequence.n_answer for sequence in scheduled))
             self._postprocess(scheduled, tokens)
+        elif not (self._running or self._waiting) and (pin := self._reuse.pin_ahead):
+            self._read_ahead(pin)
         return self.drain()
+
+    def _read_ahead(self, pin: tuple[int, ...]) -> None:
+        """Read a little of a pin in a slot that nobody needs now. Failing costs nobody anything, so it is no error."""
+        slot = self._free[-1]
+        self._engine.use_adapter("")
+        self._engine.acquire(slot, Sampling())
+        n_shared, tokens = self._reuse.begin_ahead(slot, pin, self._engine.n_batch)
+        try:
+            self._decode([Chunk(slot, tokens, n_shared)])
+            self._reuse.end_ahead(slot, pin, n_shared + len(tokens))
+        except EngineFailed:
+            self._reuse.erase_all()
+            self._reuse.stop_ahead()
+        finally:
+            self._engine.release(slot)
 
     def drain(self) -> list[tuple[str, Event]]:
         """Events not fetched yet, without a step."""
@@ -276,7 +322,8 @@ class Scheduler:
         return events
 
     def fail_running(self, message: str) -> None:
-        """End every request that holds a slot with an ErrorEvent; those waiting stay."""
+        """End every request that holds a slot with an ErrorEvent; those waiting stay. What was kept is erased."""
+        self._reuse.erase_all()
         for request_id, sequence in list(self._running.items()):
             self._release(sequence)
             self._events.append((request_id, ErrorEvent(message, retryable=True)))
@@ -319,9 +366,12 @@ class Scheduler:
     def _postprocess(self, scheduled: list[_Sequence], tokens: list[int]) -> None:
         now = self._clock()
         drawn = iter(tokens)
+        due = self._reuse.due
         for sequence in scheduled:
             chunk = sequence.chunk
             sequence.n_read += len(chunk.tokens)
+            if due and chunk.slot in due:
+                self._reuse.keep_due(chunk.slot, sequence.n_read)
             if chunk.wants_token:
                 self._append(sequence, next(drawn), now)
 
@@ -353,6 +403,8 @@ class Scheduler:
             chunk = sequence.chunk
             chunk.tokens = (token,)
             chunk.position = sequence.n_read
+            if sequence.session:
+                sequence.answer.append(token)
 
     def _think(self, sequence: _Sequence, piece: bytes | None) -> str:
         """Send what a token (None: the end) adds to the reasoning; text of the answer that is now certain."""
@@ -386,7 +438,7 @@ class Scheduler:
             self._send(sequence, rest)
         if sequence.tokens is not None and (left := sequence.tokens.finish(sequence.text.n_held_bytes)):
             self._events.append((sequence.request.id, TextEvent("", 0, tokens=left)))
-        self._release(sequence)
+        self._release(sequence, keep=True)
         started, first, admitted = sequence.submitted, sequence.first_token, sequence.admitted
         done = DoneEvent(
             reason=reason,
@@ -396,6 +448,7 @@ class Scheduler:
             ttft_ms=0.0 if first is None else (first - started) * 1000,
             total_ms=(now - started) * 1000,
             reasoning_tokens=0 if sequence.thinking is None else sequence.thinking.n_tokens,
+            cached_tokens=sequence.n_cached,
         )
         self._events.append((sequence.request.id, done))
 
@@ -404,14 +457,20 @@ class Scheduler:
         self._release(sequence)
         self._events.append((sequence.request.id, ErrorEvent(message, retryable=False)))
 
-    def _release(self, sequence: _Sequence) -> None:
-        """Take a sequence out of the batch or the queue, and give its slot back."""
-        request_id = sequence.request.id
-        if self._running.pop(request_id, None) is None:
-            del self._waiting[request_id]
+    def _release(self, sequence: _Sequence, *, keep: bool = False) -> None:
+        """Take a sequence out of the batch or the queue, and give its slot back; its session may `keep` the tokens."""
+        request, slot = sequence.request, sequence.chunk.slot
+        if self._running.pop(request.id, None) is None:
+            del self._waiting[request.id]
+            self._queue.remove(request.id)
             return
-        self._engine.release(sequence.chunk.slot)
-        self._free.append(sequence.chunk.slot)
+        if keep and sequence.session:
+            tokens = (*request.prompt, *sequence.answer)[: sequence.n_read]
+            self._reuse.keep(slot, tokens, sequence.session, request.adapter)
+        else:
+            self._reuse.leave(slot, sequence.n_read)
+        self._engine.release(slot)
+        self._free.append(slot)
 
 
 def _unknown_adapter(name: str) -> str:

@@ -147,6 +147,7 @@ class EngineProcess:
     def forget_session(self, session: str) -> None:
         """Erase what is kept of a session; a child that is not ready keeps nothing."""
         with self._changed:
+            self._requests.forget_session(session)
             if self._state == "ready":
                 self._send_line(wire.encode_line([wire.FORGET, session]))
 

@@ -128,6 +128,8 @@ class _Worker:
             if begun := scheduler.admit():
                 # Said before the step: should the step kill this process, they must not be tried again.
                 self.send(wire.encode_line([[wire.BEGUN, request_id] for request_id in begun]))
+            if told := scheduler.drain():  # places, which must not wait for a long step
+                self.send(wire.encode_events(told))
             try:
                 events = scheduler.step()
                 refused = 0
@@ -151,6 +153,10 @@ class _Worker:
                 self._texts.append(row)
             elif row[0] == wire.CANCEL:
                 scheduler.cancel(row[1])
+            elif row[0] == wire.PIN:
+                scheduler.pin(row[1])
+            elif row[0] == wire.FORGET:
+                scheduler.forget_session(row[1])
 
     def _embed_chunk(self) -> None:
         """Read one chunk of the oldest text, so that the batch waits for no more than that."""

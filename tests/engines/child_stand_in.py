@@ -176,8 +176,12 @@ class StandInChild:
             scheduler.submit(request, time.monotonic() - age_s)
         elif row[0] == wire.TOKENIZE:
             self.say([wire.TOKENS, row[1], [65] * 5])
-        else:
+        elif row[0] == wire.CANCEL:
             scheduler.cancel(row[1])
+        elif row[0] == wire.PIN:
+            scheduler.pin(row[1])
+        elif row[0] == wire.FORGET:
+            scheduler.forget_session(row[1])
 
     def pass_step(self) -> None:
         """Wait while steps are held."""
@@ -192,6 +196,7 @@ class _Letters:
 
     closing = None
     n_batch = 64
+    n_kept = 0
 
     def __init__(self, child: StandInChild) -> None:
         self._child = child

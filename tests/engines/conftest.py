@@ -8,7 +8,7 @@ from queue import SimpleQueue
 import pytest
 from tiny_models import write_tiny_qwen2
 
-from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, TextEvent
+from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, PlaceEvent, TextEvent
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ class Answer:
         """The terminal event; nothing may follow it."""
         while True:
             event = self.next(timeout_s)
-            if not isinstance(event, TextEvent):
+            if not isinstance(event, TextEvent | PlaceEvent):
                 assert self._queue.empty()
                 return event
 

@@ -48,7 +48,7 @@ def test_one_chunk_of_a_prompt_ends_a_turn() -> None:
 class OneAdapterAStep:
     """A step engine whose tokens depend on the adapter, and that knows which slot belongs to whom."""
 
-    n_slots, n_batch, context_length = 4, 8, 200
+    n_slots, n_batch, context_length, n_kept = 4, 8, 200, 0
     closing = None
     adapters = frozenset(NAMES[1:])
 

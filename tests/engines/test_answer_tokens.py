@@ -32,7 +32,7 @@ CLOSING = b"\n</think>\n\n"
 class PieceEngine:
     """Draws ready pieces; what follows the last one ends the answer."""
 
-    n_slots, n_batch, context_length = 1, 8, 512
+    n_slots, n_batch, context_length, n_kept = 1, 8, 512, 0
 
     def __init__(self, pieces: Sequence[bytes], *, reasons: bool = False, refuses: bool = False) -> None:
         self._pieces = [*pieces, CLOSING]

@@ -34,7 +34,7 @@ PROMPT = tuple(range(40, 60))
 class Reader:
     """A step engine that only reads; it refuses when told to."""
 
-    n_slots, n_batch, context_length, closing = 2, 64, 200, None
+    n_slots, n_batch, context_length, n_kept, closing = 2, 64, 200, 0, None
 
     def __init__(self, refuses_at: int = 10**9) -> None:
         self.refuses_at = refuses_at

@@ -20,7 +20,7 @@ from edgemed.core.prompt import PromptPart
 from edgemed.core.units import MIB
 from edgemed.engines import wire
 from edgemed.engines.balance import Balance
-from edgemed.engines.base import DoneEvent, EngineInfo, Event, GenerationRequest, TextEvent
+from edgemed.engines.base import DoneEvent, EngineInfo, Event, GenerationRequest, PlaceEvent, TextEvent
 from edgemed.engines.fallback import Fallback, Loss
 from edgemed.engines.ladder import MachineState
 from edgemed.engines.limits import Limits
@@ -347,7 +347,7 @@ def test_whatever_happens_every_request_has_exactly_one_last_event(endless_model
             mine = ends.setdefault(name, [])
 
             def on_event(event: Event, mine: list[Event] = mine) -> None:
-                if not isinstance(event, TextEvent) or (mine and not isinstance(mine[-1], TextEvent)):
+                if not isinstance(event, TextEvent | PlaceEvent) or (mine and not isinstance(mine[-1], TextEvent)):
                     mine.append(event)
 
             try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edgemed.core.errors import EngineFailed
-from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, Sampling, TextEvent
+from edgemed.engines.base import DoneEvent, ErrorEvent, Event, GenerationRequest, PlaceEvent, Sampling, TextEvent
 from edgemed.engines.scheduler import Chunk, Scheduler
 
 END = 0
@@ -28,6 +28,7 @@ class FakeStepEngine:
     def __init__(self, n_slots: int, n_batch: int, context_length: int) -> None:
         self.n_slots, self.n_batch, self.context_length = n_slots, n_batch, context_length
         self.closing: tuple[int, ...] | None = None
+        self.n_kept = 0
         self.slots: dict[int, list[int]] = {}
         self.n_steps = 0
         self.refuse = False
@@ -176,7 +177,7 @@ class Batch(RuleBasedStateMachine):
     def _take(self, events: list[tuple[str, Event]]) -> None:
         for request_id, event in events:
             before = self.events.setdefault(request_id, [])
-            assert all(isinstance(earlier, TextEvent) for earlier in before), "an event after the end"
+            assert all(isinstance(earlier, TextEvent | PlaceEvent) for earlier in before), "an event after the end"
             before.append(event)
 
     @invariant()

@@ -42,6 +42,7 @@ class TimedStepEngine:
 
     def __init__(self, machine: Machine, n_slots: int) -> None:
         self.machine, self.n_slots = machine, n_slots
+        self.n_kept = 0
         self.now = 0.0
         self.steps: list[tuple[int, int, float]] = []
         """Streams that decoded, prompt tokens, seconds."""

@@ -28,7 +28,7 @@ THINK_ON = [B] * 40
 class ScriptedEngine:
     """Draws the tokens of a script, whatever it reads, and keeps what it has read."""
 
-    n_slots, n_batch, context_length = 2, 8, 64
+    n_slots, n_batch, context_length, n_kept = 2, 8, 64, 0
 
     def __init__(self, script: Sequence[int], closing: tuple[int, ...] | None = (LINE, CLOSE, GAP)) -> None:
         self.closing = closing
