@@ -33,6 +33,7 @@ class PieceEngine:
     """Draws ready pieces; what follows the last one ends the answer."""
 
     n_slots, n_batch, context_length, n_kept = 1, 8, 512, 0
+    adapters = frozenset[str]()
 
     def __init__(self, pieces: Sequence[bytes], *, reasons: bool = False, refuses: bool = False) -> None:
         self._pieces = [*pieces, CLOSING]
@@ -42,6 +43,8 @@ class PieceEngine:
         self.told: list[tuple[int, bool]] = []
         """Of `think`: tokens drawn before, and what it was told."""
         self.grammar = ""
+
+    def use_adapter(self, name: str) -> None: ...
 
     def acquire(self, slot: int, sampling: Sampling) -> None:
         self._drawn = -1

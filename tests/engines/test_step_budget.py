@@ -42,7 +42,7 @@ class TimedStepEngine:
 
     def __init__(self, machine: Machine, n_slots: int) -> None:
         self.machine, self.n_slots = machine, n_slots
-        self.n_kept = 0
+        self.n_kept, self.adapters = 0, frozenset[str]()
         self.now = 0.0
         self.steps: list[tuple[int, int, float]] = []
         """Streams that decoded, prompt tokens, seconds."""
@@ -50,6 +50,8 @@ class TimedStepEngine:
 
     def clock(self) -> float:
         return self.now
+
+    def use_adapter(self, name: str) -> None: ...
 
     def acquire(self, slot: int, sampling: Sampling) -> None:
         self.read[slot] = []
