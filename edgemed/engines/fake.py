@@ -9,11 +9,13 @@
     engine.report_pace(3.0, expected=10.0, slow=True)               # and writes slowly
 
 One thread plays the scheduler, as in the real engine: requests queue for `n_slots`, every running one gets a
-token per step, events arrive from that thread. A word with the blanks before it is one token.
+token per step, events arrive from that thread. A word with the blanks before it is one token. A grammar is not
+looked at: the ready words are the answer. Log-probabilities are made up.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -28,6 +30,7 @@ from edgemed.core.prompt import PromptPart
 from edgemed.engines.base import (
     Cause,
     DoneEvent,
+    DrawnToken,
     EngineHealth,
     EngineInfo,
     ErrorEvent,
@@ -37,10 +40,12 @@ from edgemed.engines.base import (
     OnEvent,
     Pace,
     TextEvent,
+    TokenLogprob,
 )
 from edgemed.engines.embedding import embedded_tokens, normalised
 
 _EMBEDDING_SIZE = 64
+_HALF = math.log(0.5)
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 CHAT_TEMPLATE = (
@@ -347,7 +352,8 @@ class FakeEngine:
         if running.thoughts:
             running.n_thoughts += 1
             return TextEvent(running.thoughts.popleft(), 1, reasoning=True)
-        return TextEvent(running.words.popleft(), 1)
+        word = running.words.popleft()
+        return TextEvent(word, 1, tokens=_drawn(word, running.request.top_logprobs))
 
     def _until_deadline(self) -> float | None:
         now = time.monotonic()
@@ -377,6 +383,15 @@ class FakeEngine:
     def _require_open(self) -> None:
         if self._state in ("closed", "failed"):
             raise EngineFailed(f"The engine is {self._state}.", next_step="start edgemed again")
+
+
+def _drawn(word: str, n_likeliest: int | None) -> tuple[DrawnToken, ...]:
+    """A word as likely as a coin's side, each next one half as likely."""
+    if n_likeliest is None:
+        return ()
+    others = [TokenLogprob(b"other%d" % n, (n + 1) * _HALF) for n in range(1, n_likeliest)]
+    drawn = TokenLogprob(word.encode("utf-8", errors="replace"), _HALF)
+    return (DrawnToken(drawn, (drawn, *others) if n_likeliest else ()),)
 
 
 def _words(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from edgemed.engines.base import Engine
 from edgemed.serve.calculators import CalculatorRoutes
 from edgemed.serve.care import Care, Facts
 from edgemed.serve.chat import ChatEndpoint
+from edgemed.serve.completions import read_completion
 from edgemed.serve.embeddings import EmbeddingRoute
 from edgemed.serve.errors import ApiError, internal_fault
 from edgemed.serve.guard import Guard
@@ -71,8 +72,10 @@ def create_app(
     metrics.registry.register(EngineState(engine, recall.cache.counts))
     live = LiveView(engine, metrics, recall.cache.counts)
     chat = ChatEndpoint(engine, room, options, care, sessions)
+    text = ChatEndpoint(engine, room, options, care, sessions, read_completion)
     routes = [
         Route(_CHAT, chat, methods=["POST"]),
+        Route("/v1/completions", text, methods=["POST"]),
         Route("/v1/embeddings", EmbeddingRoute(engine, options).__call__, methods=["POST"]),
         Route("/v1/models", status.models),
         Route("/v1/models/{name:path}", status.model),

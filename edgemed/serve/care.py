@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemed.core.errors import EdgemedError
-from edgemed.engines.base import DoneEvent
+from edgemed.engines.base import DoneEvent, DrawnToken
 from edgemed.medical.clinical_key import clinical_key
 from edgemed.medical.guard import Source, Verdict, check_numbers
 from edgemed.medical.language import DEFAULT_LANGUAGE, languages
 from edgemed.medical.prompts import templates_digest
+from edgemed.serve.answer_form import AnswerForm
 from edgemed.serve.cache_privacy import private_reason, words_of_language
 from edgemed.serve.consultation import Consultation, consult, contradicted, number_fields, verdicts
 from edgemed.serve.journal import Journal, JournalEntry, now
@@ -50,6 +51,9 @@ class Course:
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     """What a reasoning model said to itself; no part of the answer."""
+    tokens: list[DrawnToken] = field(default_factory=list)
+    """Those of the answer, where log-probabilities were asked for and it is not streamed."""
+    form: AnswerForm | None = None
     medical: dict[str, Any] = field(default_factory=dict)
     done: DoneEvent | None = None
     ended: str = "failed"
@@ -131,6 +135,8 @@ class Care:
         question = conversation.question
         asked = contradicted(question, (*self._facts(question), *case.sources))
         medical = case.opening(recalled.answer) | {"asked_numbers": [number_fields(number) for number in asked]}
+        if conversation.raw:
+            medical["raw"] = True
         return Course(request, case, recalled, began, medical=medical)
 
     def begin(self, course: Course) -> None:

@@ -1,16 +1,18 @@
-"""POST /v1/chat/completions: a question in, an answer out, whole or streamed."""
+"""POST /v1/chat/completions and /v1/completions: a question or a text in, an answer out, whole or streamed."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, UsageError
-from edgemed.engines.base import DoneEvent, Engine, ErrorEvent, Event, GenerationRequest, TextEvent
+from edgemed.engines.base import DoneEvent, DrawnToken, Engine, ErrorEvent, Event, GenerationRequest, TextEvent
 from edgemed.serve import stream
 from edgemed.serve.answer import Answer, ClientGone, new_answer_id
+from edgemed.serve.answer_form import form_of
 from edgemed.serve.body import read_json_body
 from edgemed.serve.care import Care, Course
 from edgemed.serve.errors import ApiError
@@ -19,30 +21,46 @@ from edgemed.serve.options import ServeOptions
 from edgemed.serve.reply import Reply
 from edgemed.serve.response_cache import CachedAnswer
 from edgemed.serve.room import Room
-from edgemed.serve.schemas import conversation_of, read_chat_request, says_nothing
+from edgemed.serve.schemas import ChatRequest, Conversation, read_chat, says_nothing
 from edgemed.serve.sessions import Sessions
+
+Read = Callable[[bytes], tuple[ChatRequest, Conversation]]
+"""What a body asks for. Raises ApiError 400."""
 
 _PLACE_EVERY_S = 1.0
 """A waiting client learns its new place so often."""
 
 
 class ChatEndpoint:
-    """The ASGI application behind /v1/chat/completions."""
+    """The ASGI application behind one of the two routes; `read` takes its bodies apart."""
 
-    def __init__(self, engine: Engine, room: Room, options: ServeOptions, care: Care, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        room: Room,
+        options: ServeOptions,
+        care: Care,
+        sessions: Sessions,
+        read: Read = read_chat,
+    ) -> None:
         self._engine = engine
         self._room = room
         self._options = options
         self._care = care
         self._sessions = sessions
+        self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http = Request(scope, receive)
         body = await read_json_body(http, self._options.body_limit_bytes, self._options.body_timeout_s)
-        request = read_chat_request(body)
+        request, conversation = self._read(body)
         self._check_model(request.model)
+        form = None
+        if request.response_format is not None:
+            form = await asyncio.to_thread(form_of, request.response_format)
         with self._sessions.used(request.session):
-            course = await asyncio.to_thread(self._care.take_in, request, conversation_of(request))
+            course = await asyncio.to_thread(self._care.take_in, request, conversation)
+            course.form = form
             course.peer = http.client.host if http.client else ""
             await self._answer(course, receive, _patient(send, self._options.send_timeout_s))
 
@@ -94,14 +112,14 @@ class ChatEndpoint:
         except EngineFailed as error:
             raise _engine_failure(str(error), retryable=isinstance(error, EngineLost)) from None
         except UsageError as error:
-            raise ApiError(400, str(error), code="question_refused", param="messages") from None
+            raise ApiError(400, str(error), code="question_refused", param=course.case.conversation.param) from None
         except EdgemedError as error:
             raise ApiError(500, str(error), code="model_refused") from None
 
     def _ready(self, course: Course) -> GenerationRequest:
         """What the engine is asked, and the question written down: from here on it is accepted."""
         engine, case, asked = self._engine, course.case, course.request
-        ready = generation_of(engine, engine.info, case, asked, self._options, course.id, course.peer)
+        ready = generation_of(engine, engine.info, case, asked, self._options, course.id, course.peer, course.form)
         self._care.begin(course)
         return ready
 
@@ -110,8 +128,9 @@ class ChatEndpoint:
             for event in await answer.events(self._options.heartbeat_s):
                 if isinstance(event, TextEvent):
                     (course.thoughts if event.reasoning else course.texts).append(event.text)
+                    course.tokens += event.tokens
                 else:
-                    return self._ended(event, course)
+                    return await self._ended(event, course)
 
     async def _stream(self, answer: Answer, reply: Reply) -> None:
         await reply.open_stream()
@@ -134,17 +153,19 @@ class ChatEndpoint:
             events = await answer.events(_PLACE_EVERY_S if place else self._options.heartbeat_s)
             if thought := _joined(events, reasoning=True):
                 await reply.send_thought(thought)
-            if text := _joined(events, reasoning=False):
-                await reply.send_text(text)
+            text, tokens = _joined(events, reasoning=False), _tokens_of(events)
+            if text or tokens:
+                await reply.send_text(text, tokens)
             if not events:
                 await reply.send(stream.comment("working"))
             if events and not isinstance(events[-1], TextEvent):
-                return self._ended(events[-1], reply.course)
+                return await self._ended(events[-1], reply.course)
 
-    def _ended(self, event: Event, course: Course) -> DoneEvent:
+    async def _ended(self, event: Event, course: Course) -> DoneEvent:
         """The DoneEvent of a good ending ("stop", "length"); any other ending is raised as ApiError."""
         if isinstance(event, ErrorEvent) and event.too_long:
-            raise ApiError(400, event.message, code="context_length_exceeded", param="messages")
+            param = course.case.conversation.param
+            raise ApiError(400, event.message, code="context_length_exceeded", param=param)
         if isinstance(event, ErrorEvent):
             raise _engine_failure(event.message, retryable=event.retryable)
         assert isinstance(event, DoneEvent)
@@ -157,7 +178,10 @@ class ChatEndpoint:
             )
         if event.reason == "cancelled":
             raise _engine_failure("The answer was stopped and is incomplete.", retryable=True)
-        if event.reason == "stop" and not course.request.stop and says_nothing("".join(course.texts)):
+        if event.reason == "stop" and course.form is not None:
+            await asyncio.to_thread(course.form.check, "".join(course.texts))
+        silent = event.reason == "stop" and says_nothing("".join(course.texts))
+        if silent and not course.request.stop and not course.case.conversation.raw:
             raise ApiError(500, "The model gave no answer. Ask in other words.", code="no_answer")
         return event
 
@@ -174,6 +198,10 @@ class ChatEndpoint:
 
 def _joined(events: list[Event], *, reasoning: bool) -> str:
     return "".join(event.text for event in events if isinstance(event, TextEvent) and event.reasoning is reasoning)
+
+
+def _tokens_of(events: list[Event]) -> list[DrawnToken]:
+    return [token for event in events if isinstance(event, TextEvent) for token in event.tokens]
 
 
 def _engine_failure(message: str, *, retryable: bool) -> ApiError:

@@ -7,7 +7,7 @@ import base64
 from array import array
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -15,22 +15,34 @@ from edgemed.core.errors import EngineFailed, UsageError
 from edgemed.core.prompt import PromptPart
 from edgemed.engines.base import Engine
 from edgemed.engines.embedding import EMBEDDED_TOKENS
-from edgemed.serve.body import parsed_json, read_json_body
+from edgemed.serve.body import read_json_body
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
+from edgemed.serve.request_faults import Strict, read_request
 
 MAX_TEXTS = 64
 
 
-class EmbeddingRequest(BaseModel):
+NEUTRAL: dict[str, tuple[Any, ...]] = {"dimensions": ()}
+"""Options that edgemed lacks: a model's vectors cannot be shortened."""
+
+
+class EmbeddingRequest(Strict):
     """OpenAI's request for embeddings, as far as edgemed supports it."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    input: str | list[str] = Field(min_length=1)
+    input: list[str] = Field(min_length=1, max_length=MAX_TEXTS)
+    """One text or several."""
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list) and any(isinstance(text, int | list) for text in texts):
+            raise ValueError("token numbers are not possible here; send texts")
+        return texts
 
 
 class EmbeddingRoute:
@@ -43,16 +55,13 @@ class EmbeddingRoute:
     async def __call__(self, http: Request) -> JSONResponse:
         """The embeddings in the order of the texts."""
         body = await read_json_body(http, self._options.body_limit_bytes, self._options.body_timeout_s)
-        request = _read(body)
+        request = read_request(body, EmbeddingRequest, NEUTRAL)
         if request.model not in (None, self._options.model_name):
             raise ApiError(
                 404, f"Only {self._options.model_name!r} is served here.", code="model_not_found", param="model"
             )
-        texts = [request.input] if isinstance(request.input, str) else request.input
-        if len(texts) > MAX_TEXTS:
-            raise ApiError(400, f"input: at most {MAX_TEXTS} texts at once.", code="invalid_value", param="input")
         data, n_tokens = [], 0
-        for index, text in enumerate(texts):
+        for index, text in enumerate(request.input):
             vector, n = await asyncio.to_thread(self._embed, text, index)
             n_tokens += n
             data.append({"object": "embedding", "index": index, "embedding": _form(vector, request.encoding_format)})
@@ -75,20 +84,6 @@ class EmbeddingRoute:
             raise ApiError(503, str(error), code="engine_failed") from None
         except UsageError as error:
             raise ApiError(400, f"input[{index}]: {error}", code="invalid_value", param="input") from None
-
-
-def _read(body: bytes) -> EmbeddingRequest:
-    try:
-        return EmbeddingRequest.model_validate(parsed_json(body))
-    except ValidationError as error:
-        fields = ", ".join(sorted({str(fault["loc"][0]) if fault["loc"] else "body" for fault in error.errors()}))
-        raise ApiError(
-            400,
-            f"Not understood: {fields}. Send input (a text, or a list of texts), and if you like model and "
-            'encoding_format ("float" or "base64").',
-            code="invalid_value",
-            param=fields.split(", ")[0],
-        ) from None
 
 
 def _form(vector: list[float], encoding: str | None) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 
+from edgemed.core.prompt import PromptPart
 from edgemed.engines.base import Engine, EngineInfo, GenerationRequest, Sampling
+from edgemed.serve.answer_form import AnswerForm
 from edgemed.serve.consultation import Consultation
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
@@ -21,6 +23,7 @@ def generation_of(
     options: ServeOptions,
     answer_id: str,
     peer: str = "",
+    form: AnswerForm | None = None,
 ) -> GenerationRequest:
     """The question as the engine wants it, at the pace of its class. Raises ApiError 400 when it does not fit.
 
@@ -30,20 +33,29 @@ def generation_of(
     return GenerationRequest(
         id=answer_id,
         prompt=tuple(prompt),
-        max_tokens=answer_limit(len(prompt), request.token_limit, case.pace.max_tokens, info, options),
+        max_tokens=answer_limit(
+            len(prompt), request.token_limit, case.pace.max_tokens, info, options, case.conversation.param
+        ),
         sampling=sampling_of(request, case),
         stop=tuple(request.stop or ()),
         deadline_s=options.deadline_s,
-        reasoning_limit=case.pace.reasoning_tokens,
         adapter=options.adapter_of(request.model),
-        lane="emergency" if case.emergency else "normal",
+        lane="emergency" if case.emergency and not case.conversation.raw else "normal",
         client=request.session or peer,
         session=request.session or "",
+        reasoning_limit=None if case.conversation.raw else case.pace.reasoning_tokens,
+        grammar="" if form is None else form.grammar,
+        top_logprobs=request.n_likeliest,
     )
 
 
 def prompt_ids(engine: Engine, info: EngineInfo, case: Consultation) -> list[int]:
-    """Token ids of the conversation in the project's medical template and the model's chat template."""
+    """Token ids of the conversation in the project's medical template and the model's chat template.
+
+    A raw text is only cut into tokens: none of its words becomes a special token.
+    """
+    if case.conversation.raw:
+        return engine.tokenize([PromptPart(case.conversation.question, special=False)])
     from edgemed.medical.prompts import messages_for
     from edgemed.models.chat_template import render_chat
 
@@ -58,7 +70,9 @@ def prompt_ids(engine: Engine, info: EngineInfo, case: Consultation) -> list[int
     return engine.tokenize(parts)
 
 
-def answer_limit(n_prompt: int, asked: int | None, pace: int, info: EngineInfo, options: ServeOptions) -> int:
+def answer_limit(
+    n_prompt: int, asked: int | None, pace: int, info: EngineInfo, options: ServeOptions, param: str = "messages"
+) -> int:
     """Tokens the answer may have: the wish, else what its class needs. Raises ApiError 400 when it does not fit.
 
     Without a wish, at least a 64-token answer must fit (an eighth of a very small context).
@@ -81,7 +95,7 @@ def answer_limit(n_prompt: int, asked: int | None, pace: int, info: EngineInfo, 
             f"{limit} tokens ({context} in all, the rest is kept for the answer). Shorten it, or begin a new "
             "conversation.",
             code="context_length_exceeded",
-            param="messages",
+            param=param,
         )
     return asked or min(pace, options.answer_tokens, context - n_prompt)
 
@@ -91,4 +105,12 @@ def sampling_of(request: ChatRequest, case: Consultation) -> Sampling:
     seed = request.seed
     if seed is None:
         seed = secrets.randbelow(_UINT32) if case.pace.temperature else 0
-    return Sampling(temperature=case.pace.temperature, top_p=case.pace.top_p, seed=seed % _UINT32)
+    return Sampling(
+        temperature=case.pace.temperature,
+        top_p=case.pace.top_p,
+        top_k=request.top_k or 0,
+        min_p=request.min_p or 0.0,
+        seed=seed % _UINT32,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+    )

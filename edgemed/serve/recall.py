@@ -16,7 +16,7 @@ from edgemed.serve.response_cache import Answered, Asked, CacheContext, CachedAn
 from edgemed.serve.schemas import ChatRequest
 
 TURNED_OFF = "off"
-"""Why there is no saved answer when the caller wanted none."""
+"""Why there is no saved answer when the caller wanted none, or one of another kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Recalled:
     """A question as it was put to the cache, and what came back."""
 
     asked: Asked | None
-    """None when the caller turned the cache off."""
+    """None when the caller turned the cache off, or wants what no saved answer has."""
     answer: CachedAnswer | None
     state: str
     """For the journal: "memory" or "disk", else why there is no saved answer."""
@@ -40,7 +40,7 @@ class Recall:
 
     def find(self, case: Consultation, request: ChatRequest) -> Recalled:
         """The saved answer to this question, if there is one that may be given."""
-        if request.cache == "off":
+        if request.cache == "off" or not request.is_plain:
             return Recalled(None, None, TURNED_OFF)
         asked = self._asked(case, request)
         if request.cache == "retry":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from starlette.responses import JSONResponse
 from starlette.types import Send
 
-from edgemed.engines.base import DoneEvent
+from edgemed.engines.base import DoneEvent, DrawnToken
 from edgemed.serve import stream
 from edgemed.serve.care import Care, Course
+from edgemed.serve.completions import CompletionWriter, text_completion
 from edgemed.serve.options import ServeOptions
 
 
@@ -21,7 +23,8 @@ class Reply:
         self._care = care
         self._options = options
         self._send = send
-        self._writer = stream.ChunkWriter(
+        writer = CompletionWriter if course.case.conversation.raw else stream.ChunkWriter
+        self._writer = writer(
             course.id,
             options.name_of(course.request.model),
             notice=options.answer_notice,
@@ -32,12 +35,14 @@ class Reply:
         """The answer as one object, its numbers checked, once the journal has its row."""
         course = self.course
         await asyncio.to_thread(self._care.conclude, course, done)
-        body = stream.completion(
+        whole = text_completion if course.case.conversation.raw else stream.completion
+        body = whole(
             course.id,
             self._options.name_of(course.request.model),
             "".join(course.texts),
             done,
             thought="".join(course.thoughts),
+            tokens=None if course.request.n_likeliest is None else course.tokens,
             notice=self._options.answer_notice,
             medical=course.medical,
         )
@@ -50,10 +55,10 @@ class Reply:
         await self._send({"type": "http.response.start", "status": 200, "headers": stream.SSE_HEADERS})
         await self.send(self._writer.opening(self.course.medical))
 
-    async def send_text(self, text: str) -> None:
+    async def send_text(self, text: str, tokens: Sequence[DrawnToken] = ()) -> None:
         """A chunk of text, remembered for the guard."""
         self.course.texts.append(text)
-        await self.send(self._writer.text(text))
+        await self.send(self._writer.text(text, tokens))
 
     async def send_thought(self, text: str) -> None:
         """A chunk of a reasoning model's thinking, apart from the answer."""

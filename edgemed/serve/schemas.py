@@ -12,26 +12,21 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, field_validator
 
 from edgemed.core.prompt import Message
-from edgemed.serve.body import parsed_json
+from edgemed.serve.answer_form import ResponseFormat
 from edgemed.serve.errors import ApiError
+from edgemed.serve.request_faults import Strict, read_request
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "logit_bias": ({},),
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none",),
     "function_call": ("none",),
     "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -52,6 +47,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 _MAX_STOPS = 4
 _MAX_STOP_CHARACTERS = 256
 _INT64 = 2**63
+_INT31 = 2**31
 _MAX_SOURCES = 8
 _MAX_TITLE_CHARACTERS = 200
 _MAX_CITED_CHARACTERS = 20_000
@@ -59,35 +55,8 @@ _MAX_CITED_CHARACTERS = 20_000
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and signs by their class, blank to the eye."""
 
-_WORDS = {
-    "extra_forbidden": "not a field edgemed knows",
-    "missing": "is missing",
-    "too_short": "must hold at least one entry",
-    "too_long": "may hold at most {max_length} entries",
-    "string_too_short": "must not be empty",
-    "string_too_long": "may have at most {max_length} characters",
-    "literal_error": "must be one of {expected}",
-    "dict_type": "must be a JSON object",
-    "string_type": "must be text",
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "finite_number": "must be a number",
-    "list_type": "must be a list",
-    "model_type": "must be a JSON object",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be less than {lt}",
-}
-"""The validator's kinds of fault, without its jargon."""
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class ChatMessage(_Strict):
+class ChatMessage(Strict):
     """One turn as the client sent it."""
 
     role: str
@@ -105,49 +74,45 @@ class ChatMessage(_Strict):
         return "\n".join(text for text in texts if isinstance(text, str))
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What a stream carries besides the text."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class Calculation(_Strict):
+class Calculation(Strict):
     """A calculator and its inputs: calculated again here, so that its result can support a number."""
 
     name: str
     inputs: dict[str, Any]
 
 
-class Citation(_Strict):
+class Citation(Strict):
     """A text that may support numbers of the answer; it is not put into the prompt."""
 
     title: str = Field(min_length=1, max_length=_MAX_TITLE_CHARACTERS)
     text: str = Field(max_length=_MAX_CITED_CHARACTERS)
 
 
-class ChatRequest(_Strict):
-    """OpenAI's request for a chat completion, as far as edgemed supports it, and edgemed's own fields."""
+class DrawingFields(Strict):
+    """How an answer is drawn and told: what chat and text completions have in common."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(default=None, ge=0, lt=_INT31)
+    """Not OpenAI's; 0 keeps all."""
+    min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """Not OpenAI's: drops what is less likely than this share of the likeliest."""
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
     stop: list[str] | None = None
     user: str | None = None
-    language: str | None = None
-    """Of the question: chooses templates, keywords and danger signs."""
-    session: str | None = Field(default=None, max_length=64)
-    """A key from POST /api/sessions: what the conversation's last turn left in the KV cache may be used again."""
-    cache: Literal["use", "retry", "off"] | None = None
-    """"retry" asks anew and forgets the saved answer."""
-    calculations: list[Calculation] | None = Field(default=None, max_length=_MAX_SOURCES)
-    cited: list[Citation] | None = Field(default=None, max_length=_MAX_SOURCES)
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -160,10 +125,45 @@ class ChatRequest(_Strict):
                 raise ValueError(f"one has {len(stop)} characters; {_MAX_STOP_CHARACTERS} are possible")
         return stops
 
+    def check_stream_options(self) -> None:
+        """Raises ApiError 400 for options of a stream that is not asked for."""
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options needs stream: true.", code="invalid_value", param="stream_options")
+
+
+class ChatRequest(DrawingFields):
+    """OpenAI's request for a chat completion, as far as edgemed supports it, and edgemed's own fields."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    language: str | None = None
+    """Of the question: chooses templates, keywords and danger signs."""
+    session: str | None = Field(default=None, max_length=64)
+    """A key from POST /api/sessions: what the conversation's last turn left in the KV cache may be used again."""
+    cache: Literal["use", "retry", "off"] | None = None
+    """"retry" asks anew and forgets the saved answer."""
+    calculations: list[Calculation] | None = Field(default=None, max_length=_MAX_SOURCES)
+    cited: list[Citation] | None = Field(default=None, max_length=_MAX_SOURCES)
+
     @property
     def token_limit(self) -> int | None:
         """Tokens the answer may have, under either of the two names."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def n_likeliest(self) -> int | None:
+        """Likely tokens to tell beside each drawn one; None where no log-probabilities are wanted."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a saved answer may stand for it: it asks for no form, no log-probabilities, no drawing of its own."""
+        form = self.response_format is None or self.response_format.type == "text"
+        own = (self.top_k, self.min_p, self.presence_penalty, self.frequency_penalty, self.logprobs)
+        return form and not any(own)
 
     @property
     def include_usage(self) -> bool:
@@ -177,21 +177,26 @@ class Conversation:
 
     history: tuple[Message, ...]
     question: str
+    raw: bool = False
+    """A text to be continued as it stands: no question, and nobody's instructions around it."""
+
+    @property
+    def param(self) -> str:
+        """The field of the request that holds it."""
+        return "prompt" if self.raw else "messages"
 
 
 def read_chat_request(body: bytes) -> ChatRequest:
     """The checked request. Raises ApiError 400 that names every fault."""
-    content = parsed_json(body)
-    if not isinstance(content, dict):
-        raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
-    _refuse_unsupported(content)
-    known = {key: value for key, value in content.items() if key not in NEUTRAL}
-    try:
-        request = ChatRequest.model_validate(known)
-    except ValidationError as error:
-        raise _explained(error) from None
+    request = read_request(body, ChatRequest, NEUTRAL)
     _check_together(request)
     return request
+
+
+def read_chat(body: bytes) -> tuple[ChatRequest, Conversation]:
+    """The checked request and its turns. Raises ApiError 400."""
+    request = read_chat_request(body)
+    return request, conversation_of(request)
 
 
 def conversation_of(request: ChatRequest) -> Conversation:
@@ -228,26 +233,6 @@ def says_nothing(text: str) -> bool:
     return not any(unicodedata.category(letter)[0] in "LNPS" and letter not in _BLANK_LETTERS for letter in text)
 
 
-def _refuse_unsupported(content: dict[str, Any]) -> None:
-    wanted = [
-        name
-        for name, neutral in NEUTRAL.items()
-        if content.get(name) is not None and not any(_same(content[name], value) for value in neutral)
-    ]
-    if wanted:
-        raise ApiError(
-            400,
-            f"Not supported by edgemed: {', '.join(wanted)}. Leave {'it' if len(wanted) == 1 else 'them'} out.",
-            code="unsupported_parameter",
-            param=wanted[0],
-        )
-
-
-def _same(value: Any, neutral: Any) -> bool:
-    # 1 == True in Python; JSON's true is no number
-    return isinstance(value, bool) == isinstance(neutral, bool) and bool(value == neutral)
-
-
 def _check_together(request: ChatRequest) -> None:
     one, other = request.max_tokens, request.max_completion_tokens
     if one is not None and other is not None and one != other:
@@ -257,31 +242,13 @@ def _check_together(request: ChatRequest) -> None:
             code="invalid_value",
             param="max_tokens",
         )
-    if request.stream_options is not None and not request.stream:
-        raise ApiError(400, "stream_options needs stream: true.", code="invalid_value", param="stream_options")
-
-
-def _explained(error: ValidationError) -> ApiError:
-    """One message that names every fault, never the value that was sent."""
-    faults = error.errors(include_input=False, include_url=False)
-    names = [_place(fault["loc"]) for fault in faults]
-    lines = [f"{name}: {_in_plain_words(fault)}" for name, fault in zip(names, faults, strict=True)]
-    shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
-    code = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}.get(
-        faults[0]["type"], "invalid_type" if faults[0]["type"].endswith("_type") else "invalid_value"
-    )
-    return ApiError(400, shown + ".", code=code, param=names[0])
-
-
-def _place(loc: tuple[int | str, ...]) -> str:
-    name = ""
-    for step in loc:
-        name += f"[{step}]" if isinstance(step, int) else f".{str(step)[:64]}" if name else str(step)[:64]
-    return name
-
-
-def _in_plain_words(fault: ErrorDetails) -> str:
-    if words := _WORDS.get(fault["type"]):
-        return words.format_map(fault.get("ctx", {}))
-    message = fault["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
+    request.check_stream_options()
+    if request.top_logprobs and not request.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true.", code="invalid_value", param="top_logprobs")
+    if request.stop and request.response_format is not None and request.response_format.type != "text":
+        raise ApiError(
+            400,
+            "stop and response_format exclude each other: a stop string would cut the JSON.",
+            code="invalid_value",
+            param="stop",
+        )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from edgemed.engines.base import DoneEvent
+from edgemed.engines.base import DoneEvent, DrawnToken
 from edgemed.serve.errors import ApiError
+from edgemed.serve.logprobs import chat_logprobs
 
 DONE = b"data: [DONE]\n\n"
 
@@ -20,7 +22,7 @@ SSE_HEADERS = [
 
 def error_event(error: ApiError) -> bytes:
     """The terminal event of a stream that failed."""
-    return _event(error.body())
+    return event(error.body())
 
 
 def comment(text: str) -> bytes:
@@ -28,26 +30,39 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def usage_of(done: DoneEvent) -> dict[str, int]:
+def usage_of(done: DoneEvent) -> dict[str, Any]:
     """OpenAI's token counts."""
     return {
         "prompt_tokens": done.prompt_tokens,
         "completion_tokens": done.completion_tokens,
         "total_tokens": done.prompt_tokens + done.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": done.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
     }
 
 
 def completion(
-    answer_id: str, model: str, text: str, done: DoneEvent, *, thought: str, notice: str, medical: dict[str, Any]
+    answer_id: str,
+    model: str,
+    text: str,
+    done: DoneEvent,
+    *,
+    thought: str,
+    tokens: Sequence[DrawnToken] | None,
+    notice: str,
+    medical: dict[str, Any],
 ) -> dict[str, Any]:
-    """The whole answer as one `chat.completion` object; a reasoning model's thinking has a field of its own."""
+    """The whole answer as one `chat.completion` object; a reasoning model's thinking has a field of its own.
+
+    `tokens` are told with their log-probabilities; None where nobody asked for them.
+    """
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if thought:
         message["reasoning_content"] = thought
     choice = {
         "index": 0,
         "message": message,
-        "logprobs": None,
+        "logprobs": None if tokens is None else chat_logprobs(tokens),
         "finish_reason": done.reason,
     }
     return {
@@ -79,28 +94,31 @@ class ChunkWriter:
 
     def opening(self, medical: dict[str, Any]) -> bytes:
         """The first chunk: the role, what the medical layer says of the question, and no text."""
-        return _event({**self._chunk({"role": "assistant", "content": ""}, None), "medical": medical})
+        return event({**self._chunk({"role": "assistant", "content": ""}, None), "medical": medical})
 
-    def text(self, text: str) -> bytes:
-        """A chunk of text."""
+    def text(self, text: str, tokens: Sequence[DrawnToken] = ()) -> bytes:
+        """A chunk of text, with the log-probabilities of its tokens where there are any."""
+        if tokens:
+            return event(self._chunk({"content": text}, None, chat_logprobs(tokens)))
         return f"{self._before}{json.dumps(text)}{self._after}".encode()
 
     def thought(self, text: str) -> bytes:
         """A chunk of thinking, in the field that servers of reasoning models use for it."""
-        return _event(self._chunk({"reasoning_content": text}, None))
+        return event(self._chunk({"reasoning_content": text}, None))
 
     def closing(self, done: DoneEvent, medical: dict[str, Any]) -> bytes:
         """The terminal chunk: its reason, the notice, the verdicts on numbers; then token counts where asked for."""
-        last = _event({**self._chunk({}, done.reason), "notice": self._notice, "medical": medical})
+        last = event({**self._chunk({}, done.reason), "notice": self._notice, "medical": medical})
         if not self._include_usage:
             return last
-        return last + _event({**self._head, "choices": [], "usage": usage_of(done)})
+        return last + event({**self._head, "choices": [], "usage": usage_of(done)})
 
-    def _chunk(self, delta: dict[str, str], reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(self, delta: dict[str, str], reason: str | None, logprobs: Any = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self._head, "choices": [choice]}
         return {**chunk, "usage": None} if self._include_usage else chunk
 
 
-def _event(content: Any) -> bytes:
+def event(content: Any) -> bytes:
+    """One event of a stream."""
     return f"data: {json.dumps(content)}\n\n".encode()

@@ -13,6 +13,7 @@ from edgemed.serve.errors import ApiError
 from edgemed.serve.schemas import NEUTRAL, conversation_of, read_chat_request
 
 ASK = [{"role": "user", "content": "How much?"}]
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "dose", "schema": {"type": "object"}}}
 
 
 def refused(**fields: Any) -> ApiError:
@@ -51,6 +52,13 @@ def test_json_that_is_no_object_is_a_400(body: bytes) -> None:
         ({"stop": 5}, "stop"),
         ({"stop": [5]}, "stop[0]"),
         ({"seed": 1.5}, "seed"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"response_format": "json"}, "response_format"),
+        (
+            {"response_format": SCHEMA | {"json_schema": {"name": "a", "schema": []}}},
+            "response_format.json_schema.schema",
+        ),
         ({"messages": "hello"}, "messages"),
         ({"messages": [5]}, "messages[0]"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
@@ -78,6 +86,23 @@ def test_wrong_type_is_named(fields: dict[str, Any], param: str) -> None:
         ({"stop": ["x", "x" * 257]}, "stop"),
         ({"seed": 2**63}, "seed"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_k": 2**31}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"presence_penalty": -2.1}, "presence_penalty"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": False, "top_logprobs": 3}, "top_logprobs"),
+        ({"response_format": {"type": "grammar"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "text", "json_schema": {"name": "x", "schema": {}}}}, "response_format"),
+        (
+            {"response_format": SCHEMA | {"json_schema": {"name": "a b", "schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        ({"response_format": {"type": "json_object"}, "stop": "x"}, "stop"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
     ],
@@ -140,10 +165,9 @@ def test_every_fault_is_reported_together() -> None:
         ("n", True),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "auto"),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("response_format", {"type": "json_object"}),
-        ("presence_penalty", 0.5),
+        ("audio", {"voice": "alloy"}),
+        ("modalities", ["audio"]),
+        ("functions", [{"name": "f"}]),
         ("logit_bias", {"50256": -100}),
         ("reasoning_effort", "low"),
         ("store", True),
@@ -161,8 +185,48 @@ def test_option_that_asks_for_nothing_is_accepted(name: str) -> None:
         read_chat_request(json.dumps({"messages": ASK, name: value}).encode())
 
 
+@pytest.mark.parametrize(
+    ("fields", "plain"),
+    [
+        ({}, True),
+        ({"temperature": 0.5, "top_p": 0.5, "stop": "x"}, True),
+        ({"response_format": {"type": "text"}, "logprobs": False, "top_logprobs": 0, "presence_penalty": 0}, True),
+        ({"response_format": SCHEMA}, False),
+        ({"logprobs": True}, False),
+        ({"top_k": 4}, False),
+        ({"min_p": 0.1}, False),
+        ({"frequency_penalty": -0.1}, False),
+    ],
+)
+def test_a_saved_answer_may_stand_for_plain_requests_alone(fields: dict[str, Any], plain: bool) -> None:
+    assert read_chat_request(json.dumps({"messages": ASK, **fields}).encode()).is_plain is plain
+
+
+def test_a_schema_that_names_no_form_or_an_unknown_field_is_refused() -> None:
+    assert refused(response_format={"type": "json_schema", "json_schema": {"name": "a"}}).param == (
+        "response_format.json_schema.schema"
+    )
+    assert refused(response_format={"type": "json_object", "grammar": "root ::= x"}).code == "unknown_parameter"
+
+
 def test_null_means_absent() -> None:
-    names = ["model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "seed", "stop", "user"]
+    names = [
+        "response_format",
+        "logprobs",
+        "top_logprobs",
+        "top_k",
+        "min_p",
+        "presence_penalty",
+        "model",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "stop",
+        "user",
+    ]
     request = read_chat_request(json.dumps({"messages": ASK, **dict.fromkeys(names)}).encode())
     assert request.token_limit is None
     assert not request.stream
