@@ -43,7 +43,7 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve a model in the browser until Ctrl-C; streaming, and with OpenAI's interface under /v1."""
-    from edgemed.core.privacy import forbid_core_dumps
+    from edgemed.core.privacy import forbid_core_dumps, forbid_tracebacks
     from edgemed.core.settings import data_dir, project_settings
     from edgemed.demo.supported import checked_facts
     from edgemed.engines.registry import open_engine
@@ -53,6 +53,7 @@ def serve(
     from edgemed.serve.status import language_statuses
 
     forbid_core_dumps()
+    forbid_tracebacks()
     console = Console(json_mode=json, verbose=verbose)
     if offline:
         _go_offline()

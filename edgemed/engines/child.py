@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 
 from edgemed.engines.balance import WorkerOrders
 from edgemed.engines.base import Cause, EngineConfig
-from edgemed.engines.losses import cause_of
+from edgemed.engines.losses import cause_of, tells_no_text
 
 _log = logging.getLogger(__name__)
 _LONGEST_LINE = 32 * 1024 * 1024
@@ -180,6 +180,7 @@ class ChildProcess:
         with stderr:
             for line in stderr:
                 if text := line.decode(errors="replace").strip():
-                    self._words.append(text[:300])
+                    if tells_no_text(text):
+                        self._words.append(text[:300])
                     if self._said == "fault":
                         self._said = cause_of(text)

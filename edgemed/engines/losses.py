@@ -25,6 +25,25 @@ _DEVICE = re.compile(
 )
 
 
+_NATIVE = re.compile(
+    r"\s*(?:\S+\.(?:c|cc|cpp|cu|cuh|h|hpp|m|mm):\d+:|(?:ggml|llama|gguf|cuda|vulkan|hip|metal)\w*\b|"
+    r"terminate called|fault: \w+ at |what\(\):\s+std::|(?:import|modulenotfound|os)error\b|aborted|"
+    r"segmentation fault)",
+    re.IGNORECASE,
+)
+"""How a line of llama.cpp's own code, of a driver or of the loader begins."""
+_QUOTES_TEXT = re.compile(r"grammar|piece|prompt|token_to|chat", re.IGNORECASE)
+"""In lines of llama.cpp that repeat what somebody typed, or what was answered."""
+
+
+def tells_no_text(words: str) -> bool:
+    """Whether a line that an engine's process left on its way out may be shown: it is about memory, devices or code.
+
+    Any other might hold a patient's words, and would be seen in the log and by whoever else was being answered.
+    """
+    return bool(_NATIVE.match(words)) and not _QUOTES_TEXT.search(words)
+
+
 def cause_of(words: str) -> Cause:
     """What these words of an engine, a driver or C++ mean; "fault" for all others.
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from edgemed.core.errors import EdgemedError, EngineFailed, EngineLost, MissingExtra
+from edgemed.core.privacy import place_of
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.prompt import PromptPart
 from edgemed.engines import wire
@@ -305,7 +306,7 @@ class EngineProcess:
                 if not self._pause(self._recover()):
                     return
         except Exception as error:  # this thread's door: without it everybody would wait for ever
-            _log.exception("The engine's watch failed.")
+            _log.error("The engine's watch failed: %s.", place_of(error))
             self._fail(EngineFailed(f"The engine's watch met a fault of its own: {type(error).__name__}."))
 
     def _pause(self, seconds: float) -> bool:

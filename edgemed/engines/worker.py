@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from edgemed.core.errors import EdgemedError, EngineFailed
 from edgemed.core.offline import forbid_outgoing_connections
-from edgemed.core.privacy import forbid_core_dumps
+from edgemed.core.privacy import forbid_core_dumps, forbid_tracebacks
 from edgemed.core.settings import (
     ENGINE_ENVIRONMENT,
     OFFLINE_ENVIRONMENT,
@@ -211,6 +211,7 @@ def _harden(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager sends it to both; the parent ends us in order
     forbid_core_dumps()
+    forbid_tracebacks()
     if sys.platform == "linux":
         import ctypes
 

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
@@ -25,8 +26,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgemed.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from edgemed.core.offline import is_loopback
+from edgemed.core.privacy import place_of
 from edgemed.engines.base import Engine
 from edgemed.serve.app import App
+
+log = logging.getLogger(__name__)
 
 _DRAIN_S = 2
 _END_S = 4.0
@@ -106,7 +110,7 @@ class Server:
         """Serve on this thread until `stop`; signals are heeded on the main thread."""
         try:
             with _handlers(self._on_signal):
-                asyncio.run(self._serve())
+                asyncio.run(self._serve(), debug=False)  # in debug mode it would write texts on their way into the log
         finally:
             self._begin_end()
             self._closer.join()
@@ -121,6 +125,7 @@ class Server:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(_told_by_place)
         watch = asyncio.create_task(self._announce())
         live = asyncio.create_task(self._app.live.run())
         if self._asked_to_stop:
@@ -185,8 +190,15 @@ class _Connection(H11Protocol):
             self._head_timer = None
 
 
+def _told_by_place(_loop: asyncio.AbstractEventLoop, said: dict[str, Any]) -> None:
+    """Instead of asyncio's own words, which show the arguments of a callback: an answer's text among them."""
+    error = said.get("exception")
+    log.error("fault: %s", place_of(error) if error is not None else "the event loop met one that has no place")
+
+
 def _config(app: App) -> uvicorn.Config:
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # its tracebacks would hold what people typed
+    for name in ("error", "access"):  # tracebacks and addresses would hold what people typed
+        logging.getLogger(f"uvicorn.{name}").setLevel(logging.CRITICAL)
     return uvicorn.Config(
         app.asgi,
         http=_Connection,
