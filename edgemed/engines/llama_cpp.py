@@ -3,7 +3,7 @@
 Facts about the library (0.3.36) that shape this file
     A batch larger than n_batch, more outputs than n_outputs_max, two threads in one context and some malformed
     files abort the whole process: this runs in the engine process only, behind the bounds-checked reader.
-    The high-level `Llama` class is never imported: it is not safe with threads and loads numpy besides.
+    The high-level `Llama` class is never imported: it is not safe with threads, and nothing here needs it.
     The KV cache is unified: one pool of n_slots * context_length cells, in which prompt chunks of one slot and
     decoding tokens of others share a batch. The limit per slot is the scheduler's to keep.
     In the unified cache a cell knows up to 256 sequences by number (LLAMA_MAX_SEQ), whatever n_seq_max says: that is
@@ -34,6 +34,7 @@ from edgemed.engines.llama_sampling import (
     Candidates,
     Grammar,
     GrammarSampler,
+    Likeliest,
     forget_penalties,
     greedy_chain,
     has_penalties,
@@ -69,8 +70,8 @@ _RUN = re.compile(r"\S+|\s+")
 def load_api() -> Any:
     """The module of the binding's C functions, without the package's own `Llama` class.
 
-    The package's __init__ would import numpy and more: 0.15 s and some 30 MiB that the engine process does not
-    need, so a bare package stands in for it. Call this only in a process where nobody else uses the package.
+    The package's __init__ would import that class with all it needs, and cost time and memory, so a bare package
+    stands in for it. Call this only in a process where nobody else uses the package.
     Raises MissingExtra.
     """
     import importlib.util
@@ -155,6 +156,7 @@ class LlamaCpp:
         self._fields = tuple(getattr(self._batch, name) for name in ("token", "pos", "n_seq_id", "seq_id", "logits"))
         self._n_vocab = self._api.llama_vocab_n_tokens(self._vocab)
         self._greedy = greedy_chain(self._api)
+        self._likeliest = Likeliest(self._api, self._context, self._n_vocab)
         self._samplers: list[Any] = [None] * config.n_slots
         self._penalised: set[int] = set()
         self._bound: dict[int, GrammarSampler] = {}
@@ -284,16 +286,17 @@ class LlamaCpp:
         code = self._api.llama_decode(self._context, self._batch)
         if code != 0:
             raise EngineFailed(f"llama.cpp refused a step of {n} tokens with code {code}. {self._log.last()}".strip())
-        for slot, at in outputs:
-            self._output_at[slot] = at
-        draw, context, samplers = self._api.llama_sampler_sample, self._context, self._samplers
-        if not self._bound:
-            return [draw(samplers[slot], context, at) for slot, at in outputs]
-        bound = self._bound
-        return [
-            bound[slot].draw(context, at) if slot in bound else draw(samplers[slot], context, at)
-            for slot, at in outputs
-        ]
+        return [self._draw(slot, at) for slot, at in outputs]
+
+    def _draw(self, slot: int, at: int) -> int:
+        """The next token of a slot, whose logits are the step's output `at`."""
+        self._output_at[slot] = at
+        sampler = self._samplers[slot]
+        if slot in self._bound:
+            return self._bound[slot].draw(self._context, at)
+        if sampler is self._greedy:
+            return self._likeliest.draw(at)
+        return int(self._api.llama_sampler_sample(sampler, self._context, at))
 
     @property
     def adapters(self) -> frozenset[str]:

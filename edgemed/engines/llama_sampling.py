@@ -13,6 +13,7 @@ Facts about the library (0.3.36) that shape this file
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from collections.abc import Sequence
@@ -37,6 +38,25 @@ def greedy_chain(api: Any) -> Any:
     chain = _new_chain(api)
     api.llama_sampler_chain_add(chain, api.llama_sampler_init_greedy())
     return chain
+
+
+class Likeliest:
+    """Draws the most likely token, the first of equals, as the greedy sampler does: in some 25 microseconds of 152,000
+    words, where llama.cpp takes 170 to copy them into a table first."""
+
+    def __init__(self, api: Any, context: Any, n_vocab: int) -> None:
+        import numpy as np  # 0.1 s and 9 MiB, once
+
+        self._logits = api.llama_get_logits_ith
+        self._context = context
+        self._row = ctypes.c_float * n_vocab
+        self._view: Any = np.frombuffer
+
+    def draw(self, at: int) -> int:
+        """The token by the logits at output `at` of the last step."""
+        logits = self._logits(self._context, at)
+        row = self._row.from_address(ctypes.addressof(logits.contents))
+        return int(self._view(row, "f4").argmax())
 
 
 def has_penalties(sampling: Sampling) -> bool:
