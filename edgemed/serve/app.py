@@ -22,6 +22,7 @@ from edgemed.serve.guard import Guard
 from edgemed.serve.journal import Journal
 from edgemed.serve.live import LiveView
 from edgemed.serve.metrics import EngineState, Metrics, MetricsRoute
+from edgemed.serve.openapi import OpenApiRoute
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.page import page_routes
 from edgemed.serve.recall import Recall
@@ -42,6 +43,7 @@ class App:
     room: Room
     live: LiveView
     sessions: Sessions
+    routes: tuple[Route, ...]
 
     def close(self) -> None:
         """End every answer and every session."""
@@ -85,11 +87,12 @@ def create_app(
         Route("/metrics", MetricsRoute(metrics).__call__),
         *CalculatorRoutes(options).routes(),
         *SessionRoutes(sessions, unfinished).routes(),
+        OpenApiRoute().route(),
         *page_routes(),
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return App(Guard(_ChatFirst(chat, app), options.allowed_hosts, metrics), room, live, sessions)
+    return App(Guard(_ChatFirst(chat, app), options.allowed_hosts, metrics), room, live, sessions, tuple(routes))
 
 
 class _ChatFirst:

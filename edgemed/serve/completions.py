@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from edgemed.engines.base import DoneEvent, DrawnToken
 from edgemed.serve import stream
@@ -37,10 +37,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Options that edgemed lacks, with the values (besides null) that ask for nothing."""
 
 
+_TEXT = {"type": "string", "minLength": 1}
+_ONE_TEXT = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}]}
+
+
 class CompletionRequest(DrawingFields):
     """OpenAI's request for a text completion, as far as edgemed supports it."""
 
-    prompt: str = Field(min_length=1)
+    prompt: Annotated[str, WithJsonSchema(_ONE_TEXT)] = Field(min_length=1)
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
     @field_validator("prompt", mode="before")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 from array import array
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -27,10 +27,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {"dimensions": ()}
 """Options that edgemed lacks: a model's vectors cannot be shortened."""
 
 
+_TEXT = {"type": "string", "minLength": 1}
+_TEXTS = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_TEXTS}]}
+
+
 class EmbeddingRequest(Strict):
     """OpenAI's request for embeddings, as far as edgemed supports it."""
 
-    input: list[str] = Field(min_length=1, max_length=MAX_TEXTS)
+    input: Annotated[list[str], WithJsonSchema(_TEXTS)] = Field(min_length=1, max_length=MAX_TEXTS)
     """One text or several."""
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from edgemed.core.prompt import Message
 from edgemed.serve.answer_form import ResponseFormat
@@ -56,11 +56,21 @@ _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and signs by their class, blank to the eye."""
 
 
+_STOP = {"type": "string", "minLength": 1, "maxLength": _MAX_STOP_CHARACTERS}
+_ONE_OR_SEVERAL = {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": _MAX_STOPS}]}
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
+
+
 class ChatMessage(Strict):
     """One turn as the client sent it."""
 
-    role: str
-    content: str
+    role: Annotated[str, WithJsonSchema({"enum": ["user", "assistant"]})]
+    content: Annotated[str, WithJsonSchema(_TEXT_OR_PARTS)]
     name: str | None = None
 
     @field_validator("content", mode="before")
@@ -111,7 +121,7 @@ class DrawingFields(Strict):
     presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
-    stop: list[str] | None = None
+    stop: Annotated[list[str], WithJsonSchema(_ONE_OR_SEVERAL)] | None = None
     user: str | None = None
 
     @field_validator("stop", mode="before")
