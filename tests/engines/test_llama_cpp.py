@@ -29,7 +29,8 @@ def load(**more):
     return LlamaCpp(EngineConfig(**{"model_path": sys.argv[1], "context_length": 128, "n_slots": 4} | more))
 
 def answers(engine, requests):
-    scheduler = Scheduler(engine, time.monotonic)
+    # A clock that stands still: what a step reads then never depends on how busy the machine is.
+    scheduler = Scheduler(engine, lambda: 0.0)
     for request in requests:
         scheduler.submit(request)
     texts, ends = {request.id: "" for request in requests}, {}
