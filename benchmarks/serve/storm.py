@@ -1,6 +1,6 @@
 """Ten thousand requests against a real `edgemed serve`: mixed sizes, clients that leave, nonsense, an engine that dies.
 
-    python benchmarks/serve/storm.py [--requests 10000] [--model demo] [--clients 12] [--kill-every 500] [--seed 1]
+    python benchmarks/serve/storm.py [--requests 10000] [--model demo] [--clients 10] [--kill-every 500] [--seed 1]
                                      [--signals ABRT SEGV] [--keep FOLDER]
 
 5 % of the clients drop their connection (before the answer, or some events into it), 1 % send what is no valid request,
@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--kill-every", type=int, default=500)
     parser.add_argument("--signals", nargs="+", default=["ABRT", "SEGV"])
     parser.add_argument("--seed", type=int, default=1)
