@@ -27,11 +27,9 @@ def test_nothing_is_described_that_is_no_route(running: Running) -> None:
         for method in operations:
             address = path.replace("{name}", "x").replace("{key}", "x")
             response = running.http.request(method.upper(), address)
-            assert (
-                response.json()["error"]["code"] not in ("not_found", "method_not_allowed")
-                if (response.status_code in (404, 405))
-                else response.status_code < 500
-            )
+            assert response.status_code < 500
+            if response.status_code in (404, 405):
+                assert response.json()["error"]["code"] not in ("not_found", "method_not_allowed")
 
 
 def test_the_document_is_served_and_refers_to_nothing_outside(running: Running) -> None:
