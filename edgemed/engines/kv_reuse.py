@@ -96,6 +96,11 @@ class KvReuse:
         return self._cells.n_used
 
     @property
+    def n_cells(self) -> int:
+        """All cells there are."""
+        return self._n_cells
+
+    @property
     def n_sessions(self) -> int:
         """Sessions of which something is kept."""
         return len(self._sessions)

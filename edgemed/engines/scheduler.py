@@ -165,6 +165,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def kv_cells(self) -> tuple[int, int]:
+        """Cells of the KV cache that hold a token, of running and of kept sequences, and all there are."""
+        return self._reuse.n_cells_used, self._reuse.n_cells
+
+    @property
     def idle(self) -> bool:
         """True when a step would do nothing and no event is left to be fetched."""
         return not (self._waiting or self._running or self._events or self._reuse.pin_ahead)

@@ -72,6 +72,8 @@ class EngineProcess:
         """The child was told to end, for one on another rung; what it still says is not heard."""
         self._progress_at = self._idle_since = time.monotonic()
         self._restarts = 0
+        self._cells: tuple[int, int] | None = None
+        """Of the KV cache: those that hold a token, and all; None until the child has said it."""
         self._pinned = b""
         """The PIN line, once there is one."""
         self._watcher = threading.Thread(target=self._supervise, name="engine-watch", daemon=True)
@@ -168,6 +170,8 @@ class EngineProcess:
                 reason=ladder.reason,
                 pace=self._fallback.pace(now),
                 pid=self.pid,
+                kv_used=self._cells[0] if self._cells and self._state == "ready" else None,
+                kv_cells=self._cells[1] if self._cells and self._state == "ready" else None,
             )
 
     def close(self) -> None:
@@ -265,6 +269,9 @@ class EngineProcess:
 
     def _hear_control(self, row: list[Any]) -> None:
         kind = row[0]
+        if kind == wire.CELLS:
+            self._cells = (row[1], row[2])
+            return
         if kind == wire.PACE:
             self._fallback.note(wire.decode_block(row), time.monotonic())
             return
@@ -286,7 +293,7 @@ class EngineProcess:
             assert self._child is not None
             self._child.kill()
             return
-        self._info, self._state = info, "ready"
+        self._info, self._state, self._cells = info, "ready", None
         self._loading.warmed(1.0)
         self._send_pinned()
         self._fallback.took(info, time.monotonic())

@@ -12,6 +12,7 @@ JSON and not pickle: the child reads model files from a stick, and nothing it sa
         while loading  [LOADING, fraction], [WARMING, fraction], then [READY, info] or
                        [FAILED, error class, what, next step]
         of its speed   [PACE, n_streams, n_steps, step_s, n_threads]
+        of its memory  [CELLS, used, all]   of the KV cache: each second while they change, and before it sleeps
         of a request   [PLACE, id, place], [BEGUN, id], [TEXT, id, text, n_tokens, reasoning, tokens] without what
                        is usual at its end, [DONE, id, reason, ...], [ERROR, id, message, retryable]
         of the words   [TOKENS, number, ids] or [TOKENS, number, None, FAILED row]
@@ -45,7 +46,7 @@ from edgemed.engines.step_times import Block
 SUBMIT, CANCEL, TOKENIZE, EMBED = "submit", "cancel", "tokenize", "embed"
 PIN, FORGET = "pin", "forget"
 LOADING, READY, FAILED, TOKENS, VECTOR = "loading", "ready", "failed", "tokens", "vector"
-WARMING, PACE = "warming", "pace"
+WARMING, PACE, CELLS = "warming", "pace", "cells"
 PLACE, BEGUN, TEXT, DONE, ERROR = "p", "b", "t", "d", "e"
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -40,6 +40,8 @@ from edgemed.engines.warm_up import warm_up
 
 _MOST_REFUSED_STEPS = 3
 """Refused steps in a row after which the process gives up; the supervisor starts a new one."""
+_CELLS_S = 1.0
+"""How often the parent is told of a KV cache that fills or empties."""
 _REPORT_S = 0.5
 """How often the warm-up says how far it is."""
 _READER_STACK_BYTES = 64 * MIB
@@ -82,6 +84,7 @@ class _Worker:
         self._engine: LlamaCpp | None = None
         self._texts: deque[list[Any]] = deque()
         """EMBED rows: the first is being read, the others wait."""
+        self._told_cells, self._told_at = (-1, 0), 0.0
 
     def run(self, config: EngineConfig, orders: WorkerOrders) -> None:
         """Load the model, warm it up if ordered, then serve; returns never."""
@@ -140,11 +143,21 @@ class _Worker:
                 scheduler.fail_running(f"The engine refused a step. {error.what}")
                 events = scheduler.drain()
             self.send(wire.encode_events(events))
+            self._tell_cells(scheduler, _CELLS_S)
+
+    def _tell_cells(self, scheduler: Scheduler, after_s: float = 0.0) -> None:
+        """Say how full the KV cache is, if that has changed and was not said within `after_s`."""
+        cells, now = scheduler.kv_cells, time.monotonic()
+        if cells != self._told_cells and now - self._told_at >= after_s:
+            self._told_cells, self._told_at = cells, now
+            self.send(wire.encode_line([[wire.CELLS, *cells]]))
 
     def _take_commands(self, scheduler: Scheduler) -> None:
         """Hand all waiting commands to the scheduler; sleeps until there is one when nothing else is to do."""
         inbox = self._inbox
         while not inbox.empty() or (scheduler.idle and not self._texts):
+            if inbox.empty():
+                self._tell_cells(scheduler)
             row = inbox.get()
             if row[0] == wire.SUBMIT:
                 request, age_s = wire.decode_request(row)
