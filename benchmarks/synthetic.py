@@ -11,6 +11,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from edgemed.core.tensor_types import F16
 from edgemed.hardware.synthetic_model import (
     CHATML,
     MIXES,
@@ -18,9 +21,12 @@ from edgemed.hardware.synthetic_model import (
     SyntheticShape,
     byte_alphabet,
     synthetic_bytes,
+    synthetic_tensors,
     write_header_only,
 )
 from edgemed.hardware.synthetic_model import write_synthetic as _write_synthetic
+from edgemed.models.gguf_values import f32, text
+from edgemed.models.gguf_writer import GgufWriter, OutputTensor, lay_out
 
 __all__ = [
     "CHATML",
@@ -32,6 +38,7 @@ __all__ = [
     "synthetic_bytes",
     "write_header_only",
     "write_synthetic",
+    "write_synthetic_adapter",
 ]
 
 Shape = SyntheticShape
@@ -48,6 +55,28 @@ TYPES = ("f16", "q8_0", "q6_k", "q5_k", "q4_k", "iq4_nl", "q4_0", "q3_k", "q2_k"
 def write_synthetic(path: Path, shape: Shape, type_name: str = "q8_0", *, context_length: int = 32768) -> Path:
     """Write the model and return its path; an interrupted run leaves no file. `type_name` is one of TYPES."""
     return _write_synthetic(path, shape, MIXES.get(type_name, type_name), context_length=context_length)
+
+
+def write_synthetic_adapter(path: Path, shape: Shape, *, rank: int = 16, seed: int = 1) -> Path:
+    """Write a random LoRA adapter (float16) on every projection of such a model and return its path."""
+    random = np.random.default_rng(seed)
+    halves = []
+    for tensor, role in synthetic_tensors(shape, "f16"):
+        if role.startswith(("attention", "ffn")):
+            n_out, n_in = tensor.shape
+            halves += [(f"{tensor.name}.lora_a", (rank, n_in)), (f"{tensor.name}.lora_b", (n_out, rank))]
+    metadata = {
+        "general.architecture": text(shape.architecture),
+        "general.type": text("adapter"),
+        "adapter.type": text("lora"),
+        "adapter.lora.alpha": f32(float(rank)),
+    }
+    layout = lay_out(metadata, [OutputTensor(name, F16, extents) for name, extents in halves])
+    with GgufWriter(path, layout) as writer:
+        for tensor in layout.tensors:
+            values = random.standard_normal(tensor.shape, np.float32) * np.float32(0.02)
+            writer.write(tensor, [values.astype(np.float16).tobytes()])
+    return path
 
 
 def main() -> None:

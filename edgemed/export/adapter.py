@@ -231,7 +231,8 @@ def _reader() -> Iterator[TensorReader]:
 
 def _type_for(reader: TensorReader, tensor: AdaptedTensor, kind: TensorType) -> TensorType:
     """`kind`, or float32 where a value is beyond it. Raises ModelRefused for NaN and infinity."""
-    largest = max(float(np.abs(values).max()) for values in (reader.float32(tensor.module.a), _turned(reader, tensor)))
+    both = (reader.float32(tensor.module.a), _turned(reader, tensor))
+    largest = float(np.max([np.abs(values).max() for values in both]))  # numpy's: Python's own passes over NaN
     if not np.isfinite(largest):
         raise ModelRefused(
             f"{tensor.module.name} of the adapter holds values that are no numbers.", next_step="train or save it again"

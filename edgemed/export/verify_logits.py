@@ -65,7 +65,8 @@ def verify_logits(
 ) -> LogitCheck | NotAvailable:
     """The comparison on one prompt of N_POSITIONS tokens, or as many as are exact; `types` are those of the matrices.
 
-    With an adapter beside the file, the reference is the parent with that adapter merged.
+    With an adapter beside the file, the reference is the parent with that adapter merged; where the file has 8 bits or
+    fewer, the parent's code with the file's own weights and the adapter merged into those.
 
     NotAvailable, with the reason, where the parent cannot run. Raises ModelRefused when a logit is not finite, or
     differs by more than the types explain, or when a tensor is another than the parent's.
@@ -83,7 +84,8 @@ def verify_logits(
         )
     try:
         require_parent(checkpoint)
-        if set(types) <= LIMITS.keys():
+        # An adapter has nothing to do with the base's rounding: it is judged on the weights that the base's file holds.
+        if set(types) <= LIMITS.keys() and (beside is None or "q8_0" not in types):
             parent = checkpoint if beside is None else merged(checkpoint, beside.lora)
             check = compare_logits(parent_logits(parent, prompt, progress), logits, _limit(types, checkpoint))
         else:

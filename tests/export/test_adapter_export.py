@@ -90,12 +90,13 @@ def test_every_scale_and_rank_is_carried_over(
 
 @pytest.mark.parametrize("recipe", ["q8_0", "q4_0"])
 def test_a_rounded_base_with_its_adapter_is_verified(checkpoint: Any, tmp_path: Path, recipe: str) -> None:
-    base, lora = checkpoint("llama"), write_lora(tmp_path / "lora", checkpoint("llama"))
+    base, lora = checkpoint("llama"), write_lora(tmp_path / "lora", checkpoint("llama"), size=0.1)
     wanted = Compression(recipe, calibration="none")
     report = export_separate(base, tmp_path / "base.gguf", wanted, lora, tmp_path / "lora.gguf")
     assert report.base is not None
     assert report.adapter.logits.available
-    assert report.adapter.logits.reference == ("parent" if recipe == "q8_0" else "rounded parent")
+    assert report.adapter.logits.reference == "rounded parent"
+    assert report.adapter.logits.max_difference < 0.4
     merged = export_gguf(base, tmp_path / "merged.gguf", recipe=recipe, merge=lora)
     assert merged.logits.available
     again = export_separate(base, tmp_path / "base.gguf", wanted, lora, tmp_path / "again.gguf")
@@ -119,11 +120,8 @@ def test_an_adapter_of_another_base_is_refused_with_the_numbers_before_any_work(
 ) -> None:
     wider = write_checkpoint(tmp_path / "wider", "qwen2", intermediate_size=192)
     lora = write_lora(tmp_path / "lora", wider)
-    base, output, said = (
-        checkpoint("qwen2"),
-        tmp_path / "out.gguf",
-        r"another base.*192 x 64 in the adapter and 128 x 64",
-    )
+    base, output = checkpoint("qwen2"), tmp_path / "out.gguf"
+    said = "another base.*192 x 64 in the adapter and 96 x 64"
     with pytest.raises(ModelRefused, match=said):
         export_gguf(base, output, recipe="f16", merge=lora)
     with pytest.raises(ModelRefused, match=said):
