@@ -180,10 +180,9 @@ def _show(found: dict[str, Any]) -> None:
                 f"{best['gap_p50_ms']:>12.1f}{best['gap_max_ms']:>12.1f}"
             )
     best = min(found["switch"], key=lambda one: one["step_ms"])
-    extra = best["step_after_ms"] - best["step_ms"]
     call, step = best["call_ms"], best["step_ms"]
     print(
-        f"switch: call {call:.3f} ms, and {best['step_after_ms'] - step:.2f} ms more of the step after it ({step:.2f} ms)"
+        f"switch: call {call:.3f} ms; the step after it {best['step_after_ms'] - step:.2f} ms longer than {step:.2f} ms"
     )
     rss = {name: statistics.median(one["memory"]["rss"] for one in rounds) for name, rounds in found["rounds"].items()}
     planned = found["rounds"]["loaded"][0]["memory"]["planned"]

@@ -16,6 +16,7 @@ from edgemed.core.units import format_bytes, parse_size
 if TYPE_CHECKING:
     from edgemed.core.records import Figure
     from edgemed.hardware.record import HardwareProfile
+    from edgemed.plan.deployment import ModeChoice
     from edgemed.plan.record import Plan
 
 
@@ -42,6 +43,10 @@ def plan(
         str | None, typer.Option(help="On paper: as this recipe of `edgemed export` would store it (nf4-int8).")
     ] = None,
     adapter: Adapters = None,
+    switch_share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="With --adapter: share of questions that change the speciality."),
+    ] = 0.5,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a question with its instructions.")] = 512,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 192,
     trial: Annotated[
@@ -84,10 +89,16 @@ def plan(
     else:
         timed = profile is None if trial is None else trial
         found = make_plan(path, machine, request, console, trial=timed)
+        if timed and request.adapters:
+            from edgemed.plan.mode_trial import plan_with_mode
+
+            found = plan_with_mode(found, switch_share, console)
         advice = advise(found, machine, request) if explain else None
     console.record(found)
     console.table(f"{found.model.path.name} on this machine" if profile is None else "The plan", rows_of(found))
     console.table("What was looked at", candidate_rows(found))
+    if found.deployment is not None:
+        console.table("Adapters or merged models", mode_rows(found.deployment))
     if advice is not None:
         console.table("What limits it, and what would help", sentences(advice))
     for note in found.notes:
@@ -177,6 +188,19 @@ def candidate_rows(found: Plan) -> list[tuple[str, str]]:
         seconds = f"{figure.value:7.2f} s a question; " if figure.available else ""
         rows.append((("* " if candidate.chosen else "  ") + candidate.name, f"{seconds}{candidate.why}"))
     return rows
+
+
+def mode_rows(choice: ModeChoice) -> list[tuple[str, str]]:
+    """The ways to serve several specialities, best first, and the choice in words."""
+    rows = []
+    for one in sorted(choice.modes, key=lambda mode: -(mode.score if mode.score is not None else float("-inf"))):
+        figures = one.figures
+        words = (
+            f"{figures.seconds(choice.mix):.2f} s a question (change {1000 * figures.change_s:.1f} ms), "
+            f"{format_bytes(figures.memory_bytes)} of memory, {format_bytes(figures.disk_bytes)} on disk; {one.why}"
+        )
+        rows.append((("* " if one.chosen else "  ") + figures.name, words))
+    return [*rows, ("why", choice.explanation)]
 
 
 _WORDS = {

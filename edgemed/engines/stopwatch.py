@@ -44,6 +44,10 @@ class Measurement(Record):
     n_threads: int | None = None
     """Threads for decoding; None leaves them as loaded."""
     n_threads_batch: int | None = None
+    adapter: str = ""
+    """One of the configuration's."""
+    leaves: str | None = None
+    """Another one, that a step is made with before each repetition: the switch is then part of the prompt's time."""
     repetitions: int = Field(default=3, ge=1)
     at_most_s: float = Field(default=60.0, gt=0)
     """No further repetition begins after that many seconds; the first always runs."""
@@ -201,7 +205,7 @@ def main() -> None:
         engine = LlamaCpp(config, lambda done: say({"loading": done}))
         seconds = time.monotonic() - began
         say(Loaded(seconds=seconds, memory=engine.info.memory, resident_bytes=resident_bytes()).model_dump(mode="json"))
-        loop = _Loop(engine.native, config)
+        loop = _Loop(engine.native, config, engine.use_adapter)
         for line in sys.stdin:
             say(loop.run(Measurement.model_validate_json(line)).model_dump(mode="json"))
     except EdgemedError as error:
@@ -212,7 +216,8 @@ def main() -> None:
 class _Loop:
     """The plain decoding loop on a loaded engine's context."""
 
-    def __init__(self, native: Any, config: EngineConfig) -> None:
+    def __init__(self, native: Any, config: EngineConfig, use_adapter: Callable[[str], None]) -> None:
+        self._use_adapter = use_adapter
         self._api, self._context, self._config = native.api, native.context, config
         self._memory = self._api.llama_get_memory(self._context)
         self._vocab_size = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(native.model))
@@ -231,11 +236,16 @@ class _Loop:
         threads = wanted.n_threads or config.n_threads
         api.llama_set_n_threads(self._context, threads, wanted.n_threads_batch or config.n_threads_batch or threads)
         self._forget(0)
+        self._use_adapter(wanted.adapter)
         if wanted.depth:
             self._read(wanted.depth)
         rows: list[tuple[float, float, float, float]] = []
         began = time.monotonic()
         while len(rows) < wanted.repetitions and (not rows or time.monotonic() - began < wanted.at_most_s):
+            if wanted.leaves is not None:
+                self._use_adapter(wanted.leaves)
+                self._read(1)
+                self._forget(wanted.depth)
             rows.append(self._once(wanted))
             self._forget(wanted.depth)
         self._forget(0)
@@ -250,6 +260,7 @@ class _Loop:
 
     def _once(self, wanted: Measurement) -> tuple[float, float, float, float]:
         cpu, began = time.process_time(), time.perf_counter()
+        self._use_adapter(wanted.adapter)
         self._read(wanted.prompt_tokens)
         token = self._api.llama_sampler_sample(self._greedy, self._context, -1)
         read = time.perf_counter()

@@ -48,6 +48,8 @@ _WORK_BYTES_PER_WORD = 44
 """For each word of the vocabulary: the first check's list of logits (32), the sampler's candidates (12)."""
 _ASSUMED_OVERHEAD_BYTES = 400 * MIB
 """A CUDA context with its kernels, as the reference machines of `profiles/` assume it: 300 to 500 MB by card."""
+_HALF_NODES_BYTES = 12_000
+"""Of a graph's nodes for each half (A or B) of an adapted matrix; seen with one and two adapters on a 0.5B."""
 _AGREES_WITHIN = 0.005
 _LEAST_SHARE, _MOST_SHARE = 0.5, 2.5
 
@@ -121,7 +123,8 @@ def _engine_devices(added: object) -> frozenset[str]:
 
 
 def adapter_needs(spec: ModelSpec, config: EngineConfig, gpu_place: str = "") -> tuple[MemoryNeed, ...]:
-    """What the adapters of a configuration add: each of their tensors lies where the matrix lies that it changes.
+    """What the adapters of a configuration add, by place: each of their tensors lies where its matrix lies, and main
+    memory holds what steps with them are laid out in.
 
     Raises ModelRefused for a damaged file.
     """
@@ -129,10 +132,12 @@ def adapter_needs(spec: ModelSpec, config: EngineConfig, gpu_place: str = "") ->
         return ()
     placement = place_weights(spec, config, (gpu_place,) if gpu_place else ())
     where = {tensor.name: place for tensor, place in placement.tensors}
-    by_place: Counter[str] = Counter()
+    # A switch lays the step's buffers out anew; what the old ones had is not always given back.
+    by_place: Counter[str] = Counter({RAM: formula_sizes(spec, config).compute})
     for file in config.adapters:
         for tensor in read_gguf(file.path).tensors:
             by_place[where.get(tensor.name.rpartition(".")[0], RAM)] += tensor.n_bytes
+            by_place[RAM] += _HALF_NODES_BYTES
     names = ", ".join(file.name for file in config.adapters)
     return tuple(
         MemoryNeed(place=place, part="adapters", n_bytes=n_bytes, basis="computed", note=names)

@@ -10,6 +10,7 @@ from pydantic import Field
 from edgemed.core.records import MaybeFigure, Record
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.memory_breakdown import RAM
+from edgemed.plan.deployment import ModeChoice
 
 Part = Literal["weights", "kv_cache", "compute", "logits", "embedding", "adapters", "overhead", "process"]
 """compute: buffers of one step; logits: what a step hands back; embedding: the second context that reads texts for
@@ -160,6 +161,8 @@ class Plan(Record):
     tried: bool = False
     """The candidates were timed on this machine with the model itself."""
     candidates: tuple[Candidate, ...]
+    deployment: ModeChoice | None = None
+    """Adapters or merged models (equation 7); None where no adapters were named, or nothing was timed."""
     ladder: tuple[EngineConfig, ...] = ()
     """What to fall back to while serving, in this order, when memory or a device is lost: each needs less than the one
     before, the last runs in main memory alone. The plan's own configuration is not among them."""
