@@ -10,6 +10,7 @@ from serving import Running, serving
 
 from edgemed.engines.fake import FakeEngine
 from edgemed.serve.app import create_app
+from edgemed.serve.care import WarmUp
 from edgemed.serve.openapi import document, undescribed
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.reply_schemas import ChatReply, CompletionReply, ErrorReply
@@ -59,6 +60,7 @@ def test_every_model_of_it_is_a_json_schema(name: str) -> None:
 
 
 def test_whole_answers_have_no_field_that_is_not_described() -> None:
+    WarmUp(lambda _question: ()).wait()  # seconds on a busy machine, more than a client waits
     engine = FakeEngine("Give 15 mg/kg of paracetamol every 6 hours.", thought="A child.")
     with serving(engine) as server:
         question = "My child of 10 kg has convulsions. Is 500 mg/kg of paracetamol ok? BP 90/60."
