@@ -50,10 +50,15 @@ def weighted(values: Tensor, weights: Tensor) -> Term:
     return Term((weights * used).sum(), weights.sum().detach())
 
 
+def log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities (..., k) of chosen tokens (..., k) under logits (..., vocabulary), in float32 or wider."""
+    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return wide.gather(-1, ids) - wide.logsumexp(-1, keepdim=True)
+
+
 def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probability (...) of each actual token (...) under logits (..., vocabulary), in float32 or wider."""
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return wide.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1)
+    return log_probs_of(logits, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def log1m_exp(log_p: Tensor) -> Tensor:
@@ -77,15 +82,13 @@ def full_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     return (t.exp() * (t - s)).sum(-1)
 
 
-def top_k_kl(teacher_top: Tensor, ids: Tensor, student_logits: Tensor) -> Tensor:
+def top_k_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL over the teacher's k likeliest tokens and all others taken as one: a lower bound of the full KL.
 
-    `teacher_top` (..., k) are log-probabilities of the tokens `ids` (..., k).
+    Both are log-probabilities (..., k) of the same tokens.
     """
-    wide = student_logits.float()
-    s = wide.gather(-1, ids) - wide.logsumexp(-1, keepdim=True)
-    t_rest, s_rest = (log1m_exp(log_p.logsumexp(-1).clamp(max=_LEAST)) for log_p in (teacher_top, s))
-    return (teacher_top.exp() * (teacher_top - s)).sum(-1) + t_rest.exp() * (t_rest - s_rest)
+    t_rest, s_rest = (log1m_exp(log_p.logsumexp(-1).clamp(max=_LEAST)) for log_p in (teacher, student))
+    return (teacher.exp() * (teacher - student)).sum(-1) + t_rest.exp() * (t_rest - s_rest)
 
 
 def chunk_log_probs(log_probs: Tensor, chunks: Tensor, n_chunks: int) -> Tensor:
