@@ -109,6 +109,19 @@ class Browser:
         ]
         self._devtools("Emulation.setEmulatedMedia", features=features)
 
+    def on_paper(self, paper: bool) -> None:
+        """Show the page as it would be printed, or as on the screen again."""
+        self._devtools("Emulation.setEmulatedMedia", media="print" if paper else "", features=[])
+
+    def allow(self, *permissions: str) -> None:
+        """Grant what a browser else asks its user for."""
+        self._devtools("Browser.grantPermissions", permissions=list(permissions))
+
+    def pages_printed(self) -> int:
+        """How many sheets of A4 the page takes."""
+        pdf = base64.b64decode(self.call("POST", "/print", {"page": {"width": 21.0, "height": 29.7}}))
+        return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
     def picture(self, path: Path) -> None:
         """Save what the window shows."""
         path.parent.mkdir(parents=True, exist_ok=True)

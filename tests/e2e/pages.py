@@ -46,6 +46,23 @@ def text_of_answer(browser: Browser, number: int = 1, *, kept: bool = False) -> 
     return text if kept else text.replace("\u00a0", " ")
 
 
+def choose(browser: Browser, select: str, value: str) -> None:
+    """Choose an option as the keyboard does."""
+    script = "const s = document.getElementById(arguments[0]); s.value = arguments[1]; "
+    browser.run(script + "s.dispatchEvent(new Event('change', {bubbles: true}));", select, value)
+
+
+def read_in(browser: Browser, language: str) -> None:
+    """Choose the page's own language, and wait until it is there."""
+    choose(browser, "interface", language)
+    browser.until(lambda: browser.run("return document.documentElement.lang") == language, f"the page in {language}")
+
+
+def announced(browser: Browser) -> str:
+    """What a screen reader was told last."""
+    return str(browser.run("return document.getElementById('status').textContent"))
+
+
 _WORDS = """
 const copy = document.querySelector(arguments[0])?.cloneNode(true);
 if (!copy) return '';
@@ -61,7 +78,8 @@ const rgb = (s) => s.match(/[\\d.]+/g).map(Number);
 const lum = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
 const ground = (e) => { for (; e; e = e.parentElement) {
   const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.99) return c; } };
-const TEXTS = 'h1, h2, h3, h4, p, li, b, dt, dd, span, summary, legend, button, label, textarea, input, select';
+const TEXTS = 'h1, h2, h3, h4, p, li, b, a, td, th, dt, dd, span, summary, legend, button, label, textarea, input,'
+  + 'select';
 return [...document.querySelectorAll(TEXTS)]
   .filter((e) => e.getClientRects().length && !e.closest('.unseen'))
   .map((e) => { const [a, b] = [lum(rgb(getComputedStyle(e).color)), lum(ground(e))].sort((x, y) => y - x);
@@ -72,7 +90,7 @@ return [...document.querySelectorAll(TEXTS)]
 # Controls smaller than a finger needs (44 CSS pixels; WCAG 2.2, success criterion 2.5.5, which excepts those in a line
 # of text).
 SMALL_TARGETS = """
-return [...document.querySelectorAll('button, textarea, select, summary, .choice, .field > input')]
+return [...document.querySelectorAll('button, textarea, select, summary, .choice, .field > input, header a')]
   .filter((e) => e.getClientRects().length)
   .filter((e) => e.getBoundingClientRect().height < 43.9 || e.getBoundingClientRect().width < 43.9)
   .map((e) => e.id || e.textContent);

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import ENTER, ESCAPE, TAB, Browser
-from pages import CONTRASTS, SMALL_TARGETS, answered, ask, page, text_of_answer
+from pages import CONTRASTS, SMALL_TARGETS, answered, ask, choose, page, text_of_answer
 
 import edgemed.medical
 from edgemed.demo.supported import checked_facts
@@ -36,6 +36,7 @@ def test_danger_is_shown_above_the_answer_before_its_first_word(browser: Browser
         assert "Possible danger sign: refer at once / follow your emergency protocol" in told
         assert "not breathing" in told
         assert "not a diagnosis" in told
+        assert browser.text(".urgency") == "Urgency: urgent, possible danger sign."
         assert browser.role_and_name(".danger")[0] == "alert"
         server.engine.run_free()
         answered(browser)
@@ -56,7 +57,8 @@ def test_ordinary_question_shows_its_kind_and_no_warning(browser: Browser) -> No
     with page(browser):
         ask(browser, QUESTION)
         answered(browser)
-        assert browser.text(".kind").startswith("Understood as: medication (dose). No danger sign found; the word")
+        assert browser.text(".kind") == "Category: medication (dose)."
+        assert browser.text(".urgency").startswith("Urgency: no danger sign found; the word lists can miss some")
         assert not browser.shown("article .danger")
         assert not browser.shown("article .unchecked")
 
@@ -230,7 +232,7 @@ def test_language_without_tested_danger_signs_says_so_all_the_time(browser: Brow
     with page(browser, languages=unchecked):
         assert browser.role_and_name("#language") == ("combobox", "Language of the question")
         assert not browser.shown("#unchecked")
-        choose(browser, "fr")
+        choose(browser, "language", "fr")
         assert browser.text("#unchecked") == "Danger signs are not checked in this language."
         assert browser.run("return document.getElementById('question').lang") == "fr"
         browser.click("#question")
@@ -244,21 +246,12 @@ def test_language_without_tested_danger_signs_says_so_all_the_time(browser: Brow
 
 def test_language_chosen_is_the_one_asked_in(browser: Browser) -> None:
     with page(browser) as server:
-        choose(browser, "fr")
+        choose(browser, "language", "fr")
         browser.click("#question")
         ask(browser, "Quelle dose de paracétamol pour un enfant ?")
         answered(browser)
         prompt = server.engine.text_of(server.engine.requests[-1].prompt)
         assert "soignants" in prompt.split("<|im_end|>")[0]
-
-
-def choose(browser: Browser, code: str) -> None:
-    """Choose a language as the keyboard does."""
-    script = (
-        "const s = document.getElementById('language'); s.value = arguments[0]; "
-        "s.dispatchEvent(new Event('change', {bubbles: true}));"
-    )
-    browser.run(script, code)
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -1,11 +1,17 @@
-// The page of edgemed: ask, read the answer as it comes, stop it; calculate.
-// Nothing is stored: questions, answers and calculations are gone with the window.
+// The page of edgemed: ask, read the answer as it comes, stop it, take it away on paper; calculate.
+// No word is stored: questions, answers and calculations are gone with the window.
 
 import { clearCalculators, showCalculators } from "./calculators.js";
-import { Card, UNCHECKED_NUMBERS } from "./card.js";
-import { Speaker, announce, button, byId, element } from "./dom.js";
-import { NOT_CHECKED } from "./medical.js";
-import { Failure, readAnswer, readStatus } from "./server.js";
+import { Card } from "./card.js";
+import { Speaker, announce, byId } from "./dom.js";
+import { showInterrupted } from "./interrupted.js";
+import { askInLanguage, languageChosen, loadStatus, server, unreachable, watchCondition } from "./machine.js";
+import { Failure, readAnswer, send } from "./server.js";
+import { dropSession, endSession, questionAskedAgain, sessionId } from "./session.js";
+import { asText, copyText, showSlip } from "./slip.js";
+import { handOver, take } from "./taken.js";
+import { nearTheEnd, showNews, showView, shownView } from "./views.js";
+import { fillPage, firstLanguage, interfaceLanguage, languageChoice, onLanguage, t, useLanguage } from "./words.js";
 
 const form = byId("form");
 const box = byId("question");
@@ -13,46 +19,11 @@ const language = byId("language");
 const follow = byId("follow");
 const answers = byId("answers");
 
-const MOST_CALCULATIONS = 8;
 const CONDITION_EVERY_MS = 10000;
 
-const ALONE = "This is now the demonstration model, which answers single questions. "
-  + "Write the question in full, then ask again.";
-
-let server = { notice: "Decision support: a clinician decides.", demo: false, demo_notice: "", languages: [] };
-let turns = []; // {question, language, calculations, history, text, complete, medical}: what this window has asked
-let taken = []; // {name, inputs, words}: calculations that go with the next question
+let turns = []; // {question, language, calculations, history, text, complete, medical, model}: what this window has asked
 let running = null; // the AbortController of the answer being read
-
-// ---- Where the window stands ----
-
-function nearTheEnd() {
-  const page = document.documentElement;
-  return page.scrollHeight - page.clientHeight - page.scrollTop < 120;
-}
-
-// Scroll to what is new, but never so far that the question leaves the window: an answer is read from its start.
-function showNews(article) {
-  if (!article || byId("questions").hidden) return;
-  const page = document.documentElement;
-  page.scrollTop = Math.min(page.scrollHeight, article.offsetTop - 8);
-}
-
-let calculatorsAt = 0; // where the calculators were left
-
-function showView(name) {
-  const other = name === "questions" ? "calculators" : "questions";
-  if (!byId(name).hidden) return;
-  const page = document.documentElement;
-  if (other === "calculators") calculatorsAt = page.scrollTop;
-  byId(other).hidden = true;
-  byId(name).hidden = false;
-  form.hidden = name !== "questions";
-  byId(`show-${other}`).removeAttribute("aria-current");
-  byId(`show-${name}`).setAttribute("aria-current", "page");
-  if (name === "calculators") page.scrollTop = calculatorsAt;
-  else showNews(answers.lastElementChild);
-}
+let cutOff = false; // whether an answer of this conversation broke off: the server keeps its question for a reload
 
 function openCalculators() {
   showView("calculators");
@@ -60,98 +31,20 @@ function openCalculators() {
 }
 
 function openQuestions() {
+  const before = shownView();
   showView("questions");
+  if (before === "calculators") showNews(answers.lastElementChild);
   box.focus({ preventScroll: true });
 }
 
-// ---- What the server is ----
-
-// Which model answers now: edgemed may have been started again with another one under an open page.
-async function loadStatus(signal) {
-  server = await readStatus(signal);
-  byId("notice").textContent = server.notice;
-  byId("facts").textContent = (server.offline ? "Works offline: nothing leaves this computer. " : "")
-    + `Model: ${server.model}`;
-  byId("demo").textContent = server.demo_notice;
-  byId("demo").hidden = !server.demo;
-  byId("saving").textContent = "edgemed may save a question in which nobody is named, with its answer, "
-    + (server.cache.disk ? "sealed, on this computer." : "until edgemed is closed.");
-  document.title = server.demo ? "edgemed (demonstration)" : "edgemed";
-  showCondition(server.condition.words);
-  showLanguages();
-}
-
-// How the engine does: a person who knows why it is slow waits, and closes other programs.
-function showCondition(words) {
-  const line = byId("condition");
-  if (line.textContent !== words) line.textContent = words; // only news is read aloud
-  line.hidden = !words;
-}
-
-async function watchCondition() {
-  if (document.hidden) return;
-  try {
-    showCondition((await readStatus()).condition.words);
-  } catch {
-    // the next question says what is wrong
-  }
-}
-
-function showLanguages() {
-  const codes = server.languages.map((each) => each.code);
-  if (codes.join() !== Array.from(language.options, (option) => option.value).join()) {
-    const chosen = language.value;
-    language.replaceChildren(...server.languages.map((each) => {
-      const option = element("option", "", each.name);
-      option.value = each.code;
-      option.lang = each.code;
-      return option;
-    }));
-    if (codes.includes(chosen)) language.value = chosen;
-  }
-  language.hidden = codes.length < 2;
-  chooseLanguage();
-}
-
-function chooseLanguage() {
-  const chosen = server.languages.find((each) => each.code === language.value);
-  box.lang = language.value || "en";
-  byId("unchecked").textContent = NOT_CHECKED;
-  byId("unchecked").hidden = !chosen || chosen.danger_checked;
-}
-
-// ---- Calculations taken along ----
-
 function use(calculation) {
-  const key = (each) => JSON.stringify([each.name, each.inputs]);
-  if (taken.length >= MOST_CALCULATIONS) {
-    announce(`At most ${MOST_CALCULATIONS} calculations can go with a question.`);
-    openQuestions();
-    return;
-  }
-  if (!taken.some((each) => key(each) === key(calculation))) taken.push(calculation);
-  showTaken();
+  take(calculation);
   openQuestions();
-  announce(`${calculation.words}: taken along to the next question.`);
-}
-
-function showTaken() {
-  byId("taken").hidden = !taken.length;
-  byId("chips").replaceChildren(...taken.map((calculation) => {
-    const remove = button("Remove", () => {
-      taken = taken.filter((each) => each !== calculation);
-      showTaken();
-      announce("Removed.");
-      box.focus();
-    });
-    remove.setAttribute("aria-label", `Remove ${calculation.words}`);
-    return element("li", "chip", element("span", "", calculation.words), remove);
-  }));
 }
 
 // ---- Asking ----
 
-function requestFor(turn, cache) {
+function requestFor(turn, cache, session) {
   const messages = [];
   for (const earlier of turn.history) {
     messages.push({ role: "user", content: earlier.question }, { role: "assistant", content: earlier.text });
@@ -161,6 +54,7 @@ function requestFor(turn, cache) {
   return {
     messages,
     cache,
+    ...(session ? { session } : {}),
     ...(turn.language ? { language: turn.language } : {}),
     ...(calculations.length ? { calculations } : {}),
   };
@@ -175,34 +69,29 @@ function historyForFollowUp() {
 // `asked`: {question, language, calculations, history}.
 async function ask(asked, cache = "use") {
   byId("welcome").hidden = true;
-  const turn = { ...asked, text: "", complete: false, medical: null };
+  const turn = { ...asked, text: "", complete: false, medical: null, model: server.model, madeAt: Date.now() };
   turns.push(turn);
   showClearButton();
-  const again = (how) => () => {
-    if (running) announce("Another answer is being written. Wait for it, or stop it.");
-    else {
-      ask(asked, how);
-      box.focus();
-    }
-  };
   const card = new Card(turn);
   card.showNotices(server);
   answers.append(card.article);
   const mine = new AbortController();
   setRunning(mine);
-  announce("Question sent.");
+  announce(t("answer.sent"));
   showNews(card.article);
-  const speaker = new Speaker(server.demo ? "en" : turn.language);
+  const speaker = new Speaker(turn.language);
   let end;
   try {
     await loadStatus(mine.signal);
     card.showNotices(server);
-    if (server.demo && turn.history.length) throw new Failure(ALONE, false);
-    const show = shower(turn, card, speaker, again("retry"));
-    const reason = await readAnswer(requestFor(turn, cache), mine.signal, show);
-    end = () => finishWell(turn, card, reason, again(cache));
+    turn.answerLanguage = server.demo ? "en" : turn.language;
+    speaker.in(turn.answerLanguage);
+    if (server.demo && turn.history.length) throw new Failure([["error.demo_alone"]], { again: false });
+    const show = shower(turn, card, speaker, again(asked, "retry"));
+    const reason = await readInSession(turn, cache, mine.signal, show);
+    end = () => finishWell(turn, card, reason, again(asked, "retry"));
   } catch (error) {
-    end = () => finishBadly(turn, card, error, again(cache));
+    end = () => finishBadly(turn, card, error, again(asked, cache));
   }
   mine.abort(); // whatever ended it, the server must not go on writing
   speaker.finish();
@@ -212,51 +101,88 @@ async function ask(asked, cache = "use") {
   if (follows) showNews(card.article);
 }
 
+const again = (asked, how) => async () => {
+  if (running) {
+    announce(t("form.busy"));
+    return;
+  }
+  if (cutOff) questionAskedAgain();
+  cutOff = false;
+  ask(asked, how);
+  box.focus();
+};
+
+// A conversation that the server has forgotten is begun anew, once: the page itself holds what was said.
+async function readInSession(turn, cache, signal, show) {
+  try {
+    return await readAnswer(requestFor(turn, cache, await sessionId()), signal, show);
+  } catch (error) {
+    if (error.code !== "session_unknown") throw error;
+    dropSession();
+    return readAnswer(requestFor(turn, cache, await sessionId()), signal, show);
+  }
+}
+
 // What to do with each thing that comes from the server.
 function shower(turn, card, speaker, anew) {
   return {
-    doing: (what) => { if (card.say(what)) announce(what); },
-    opening: (medical) => {
+    doing: (what) => { if (card.say(what)) announce(t(...what)); },
+    opening: (medical, model) => {
+      Object.assign(turn, { model: model || server.model, version: server.version, madeAt: Date.now() });
+      const follows = nearTheEnd();
       card.opening(medical, anew);
-      if (medical.cached) announce("Saved answer.");
+      if (follows) showNews(card.article); // a warning is news as well
+      if (medical.cached) announce(t("answer.saved_short"));
     },
     closing: (medical) => { turn.medical = medical; },
     text: (text) => {
       const follows = nearTheEnd();
       turn.text += text;
       card.write(turn.text);
-      card.say("Writing. Numbers are checked at the end");
+      card.say(["answer.writing"]);
       speaker.add(text);
       if (follows) showNews(card.article);
     },
   };
 }
 
-function finishWell(turn, card, reason, again) {
+function finishWell(turn, card, reason, anew) {
   const numbers = card.verdicts(turn.text, turn.medical);
-  if (reason === "stop") {
-    turn.complete = true;
-    card.finish();
-    announce(`The answer is complete. ${numbers}`.trim());
-  } else {
-    card.problem("This answer reached its longest allowed length and is incomplete. "
-      + "Ask for one part of it at a time.", null);
-    announce(`The answer is incomplete: it reached its longest allowed length. ${numbers}`.trim());
-  }
+  turn.complete = reason === "stop";
+  if (turn.complete) card.finish();
+  else card.problem([["answer.too_long"]], null);
+  announce(`${t(turn.complete ? "answer.complete" : "answer.incomplete")} ${numbers}`.trim());
+  card.offer([["answer.again", anew, "again"], ...(turn.medical ? takingAway(turn, card) : [])]);
 }
 
-function finishBadly(turn, card, error, again) {
-  const unchecked = /\d/.test(turn.text) ? ` ${UNCHECKED_NUMBERS}` : "";
+function takingAway(turn, card) {
+  const back = () => {
+    openQuestions();
+    showNews(card.article);
+    card.article.querySelector(".take").focus({ preventScroll: true });
+  };
+  const copy = async () => announce(t(await copyText(asText(turn, server)) ? "answer.copied" : "answer.not_copied"), true);
+  const print = () => {
+    showSlip(turn, server, back);
+    showView("slip");
+    byId("slip").querySelector("button").focus();
+  };
+  return [["answer.copy", copy, "copy"], ["answer.print", print, "take"]];
+}
+
+function finishBadly(turn, card, error, anew) {
+  const unchecked = /\d/.test(turn.text) ? [["clinical.unchecked_numbers"]] : [];
   if (error.name === "AbortError") {
-    const words = turn.text ? `You stopped this answer. It is incomplete.${unchecked}` : "You stopped this question.";
-    card.problem(words, again);
-    announce(words);
+    const words = turn.text ? [["answer.stopped"], ...unchecked] : [["answer.stopped_early"]];
+    card.problem(words, anew);
+    announce(words.map((line) => t(...line)).join(" "));
     return;
   }
   const known = error instanceof Failure;
-  const words = (known ? error.message : "This page met a fault of its own. Reload it, then ask again.") + unchecked;
-  card.problem(words, known && error.canAskAgain ? again : null);
-  announce(words);
+  const words = [...(known ? error.lines : [["error.page"]]), ...unchecked];
+  cutOff = true;
+  card.problem(words, known && error.canAskAgain ? anew : null, error.detail);
+  announce(words.map((line) => t(...line)).join(" "));
   if (known && !error.canAskAgain && !box.value) box.value = turn.question; // to be shortened, not retyped
 }
 
@@ -277,40 +203,60 @@ function stop() {
   box.focus();
 }
 
+// ---- Another patient ----
+
 function showClearButton() {
   byId("clear").hidden = false;
 }
 
 function clearPage() {
-  if (!window.confirm("Clear all questions, answers and calculations on this page?")) return;
+  if (!window.confirm(t("page.new_patient_sure"))) return;
   if (running) running.abort();
+  endSession();
   turns = [];
-  taken = [];
-  showTaken();
+  cutOff = false;
+  handOver();
   clearCalculators(use, showClearButton);
   answers.replaceChildren();
+  byId("slip").replaceChildren();
   byId("spoken").replaceChildren();
   byId("welcome").hidden = false;
   byId("clear").hidden = true;
   setRunning(null);
-  announce("The page is cleared.");
+  if (shownView() === "slip") showView("questions");
+  announce(t("page.cleared"));
   if (!form.hidden) box.focus();
   else byId("show-calculators").focus();
 }
+
+// Whoever comes next on this phone needs the access token again.
+async function signOut() {
+  await endSession();
+  try {
+    await send("POST", "/api/logout");
+  } finally {
+    location.assign("/login.html");
+  }
+}
+
+// What the server remembers of the conversation goes with the page; a question that broke off is kept for a reload.
+window.addEventListener("pagehide", () => {
+  if (!running && !cutOff) endSession();
+});
+
+// ---- Keys and buttons ----
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const question = box.value.trim();
   if (running) return;
   if (!/[\p{L}\p{N}\p{P}\p{S}]/u.test(question)) { // also when there are only characters nobody sees
-    announce("Write a question first.");
+    announce(t("form.empty"));
     box.focus();
     return;
   }
-  const asked = { question, language: language.value, calculations: taken, history: historyForFollowUp() };
+  const asked = { question, language: language.value, calculations: handOver(), history: historyForFollowUp() };
   box.value = "";
-  taken = [];
-  showTaken();
   ask(asked);
   box.focus();
 });
@@ -323,31 +269,43 @@ box.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !form.hidden) stop();
+  if (event.key !== "Escape") return;
+  if (shownView() === "slip") byId("slip").querySelector(".back").click();
+  else if (!form.hidden) stop();
 });
 
 byId("stop").addEventListener("click", stop);
 byId("clear").addEventListener("click", clearPage);
+byId("sign-out").addEventListener("click", signOut);
 byId("show-questions").addEventListener("click", openQuestions);
 byId("show-calculators").addEventListener("click", openCalculators);
-language.addEventListener("change", chooseLanguage);
+language.addEventListener("change", languageChosen);
 
-// What is scrolled to must not lie under the question box.
-new ResizeObserver(() => {
-  document.documentElement.style.scrollPaddingBottom = `${form.offsetHeight + 12}px`;
-}).observe(form);
+// False while another answer is being written.
+function askInterrupted(question) {
+  if (running) {
+    announce(t("form.busy"), true);
+    return false;
+  }
+  ask({ question, language: language.value, calculations: [], history: [] });
+  return true;
+}
 
 // ---- The start ----
 
 async function start() {
+  fillPage();
+  languageChoice(byId("interface"));
+  await useLanguage(firstLanguage());
+  onLanguage(() => askInLanguage(interfaceLanguage()));
   box.value = "";
   box.focus();
-  byId("notice").textContent = server.notice;
   try {
     await loadStatus();
+    await showInterrupted(askInterrupted);
   } catch {
-    announce("edgemed cannot be reached.");
-    byId("facts").textContent = "edgemed cannot be reached. Start it, then reload this page.";
+    announce(t("machine.unreachable"));
+    unreachable();
   }
 }
 

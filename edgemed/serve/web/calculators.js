@@ -3,6 +3,7 @@
 import { announce, button, byId, element, icon, newId } from "./dom.js";
 import { fieldOf } from "./fields.js";
 import { Failure, calculate, readCalculators } from "./server.js";
+import { t, worded } from "./words.js";
 
 let forms = null; // what the server said of them
 let opened = 0; // counts clearings, so that a late result does not come back
@@ -11,13 +12,14 @@ let opened = 0; // counts clearings, so that a late result does not come back
 export async function showCalculators(use, onChange) {
   const list = byId("calculator-list");
   if (forms) return;
-  list.replaceChildren(element("p", "", "Loading the calculators"));
+  list.replaceChildren(worded("p", "", "calculator.loading"));
   try {
     forms = await readCalculators();
   } catch (error) {
-    const words = error instanceof Failure ? error.message : "The calculators could not be read.";
-    list.replaceChildren(element("p", "", words), button("Try again", () => showCalculators(use, onChange)));
-    announce(words);
+    const lines = error instanceof Failure ? error.lines : [["calculator.unreadable"]];
+    list.replaceChildren(...lines.map((line) => worded("p", "", ...line)),
+      button("calculator.try_again", () => showCalculators(use, onChange)));
+    announce(lines.map((line) => t(...line)).join(" "));
     return;
   }
   list.replaceChildren(...forms.map((form) => calculatorOf(form, use, onChange)));
@@ -30,13 +32,14 @@ export function clearCalculators(use, onChange) {
 
 function calculatorOf(form, use, onChange) {
   const box = element("details", "calculator");
+  box.lang = "en"; // the server's forms are; our own words inside say their language
   const title = element("h3", "", form.title);
   box.append(element("summary", "", title, element("span", "purpose", form.purpose)));
   const fields = form.inputs.map(fieldOf);
   const problem = element("p", "fault");
   problem.hidden = true;
   const result = element("div", "result");
-  const submit = element("button", "main-button", "Calculate");
+  const submit = worded("button", "main-button", "calculator.calculate");
   submit.type = "submit";
   const sheet = element("form", "sheet", ...fields.map((field) => field.node), problem, submit);
   sheet.noValidate = true; // the server judges, all fields at once
@@ -66,7 +69,7 @@ async function run(parts, use) {
   try {
     result = await calculate(form.name, inputs);
   } catch (error) {
-    failure = error instanceof Failure ? error : new Failure("This page met a fault of its own. Reload it.", false);
+    failure = error instanceof Failure ? error : new Failure([["calculator.page_fault"]]);
   }
   submit.disabled = false;
   if (mine !== opened) return;
@@ -80,7 +83,7 @@ async function run(parts, use) {
     if (!faults.has(name)) faults.set(name, words);
   }
   makeStale(parts);
-  showFaults(fields, problem, faults, faults.size || !failure ? "" : failure.message);
+  showFaults(fields, problem, faults, faults.size || !failure ? "" : [failure.words, failure.detail].filter(Boolean).join(" "));
 }
 
 function read(fields) {
@@ -104,7 +107,7 @@ function showFaults(fields, line, faults, message) {
     if (words) announce(words);
     return;
   }
-  announce(`Not calculated: ${faulty.length === 1 ? "one field needs" : `${faulty.length} fields need`} attention.`);
+  announce(t("calculator.attention", { n: faulty.length }));
   faulty[0].focus();
 }
 
@@ -112,12 +115,11 @@ function makeStale({ result }) {
   if (!result.firstChild || result.classList.contains("stale")) return;
   result.classList.add("stale");
   result.querySelector(".use")?.remove();
-  result.prepend(element("p", "stale-line", icon("warning"),
-    "The fields were changed after this result. It belongs to the values listed in it. Calculate again."));
+  result.prepend(element("p", "stale-line", icon("warning"), worded("span", "", "calculator.stale")));
 }
 
 function showResult({ form, result }, found, inputs, use) {
-  const title = element("h4", "", "Result");
+  const title = worded("h4", "", "calculator.result");
   title.id = newId("result");
   const values = element("dl", "values");
   for (const value of found.values) {
@@ -129,23 +131,24 @@ function showResult({ form, result }, found, inputs, use) {
   result.replaceChildren(title, values);
   if (found.category) result.append(element("p", "category", found.category));
   for (const warning of found.warnings) result.append(element("p", "care", icon("warning"), warning));
-  result.append(howLine("From", found.inputs.map((input) => `${input.label}: ${input.text}`).join("; ")));
-  result.append(howLine("Rounded", [...new Set(found.values.map((value) => value.rounding))].filter(Boolean).join("; ")));
-  result.append(howLine("Formula", found.formula), howLine("Source", sourceOf(found)));
+  result.append(howLine("calculator.from", found.inputs.map((input) => `${input.label}: ${input.text}`).join("; ")));
+  result.append(howLine("calculator.rounded", [...new Set(found.values.map((value) => value.rounding))].filter(Boolean).join("; ")));
+  result.append(howLine("calculator.formula", found.formula), howLine("calculator.source", ...sourceOf(found)));
   result.append(element("p", "decision", found.notice));
   const words = `${form.title}: ${wordsOf(found)}`;
-  result.append(button("Use in the question", () => use({ name: form.name, inputs, words }), "use"));
-  announce(`Result: ${[wordsOf(found), found.category, ...found.warnings].filter(Boolean).join(". ")}`);
+  result.append(button("calculator.use", () => use({ name: form.name, inputs, words }), "use"));
+  const told = [wordsOf(found), found.category, ...found.warnings].filter(Boolean).join(". ");
+  announce(t("calculator.result_is", { result: told }));
   result.scrollIntoView({ block: "nearest" });
 }
 
-function howLine(word, text) {
-  return text ? element("p", "how", element("b", "", `${word}: `), text) : "";
+function howLine(key, ...content) {
+  return content[0] ? element("p", "how", worded("b", "", key), " ", ...content) : "";
 }
 
 function sourceOf(found) {
-  if (found.source_read === "from memory") return `${found.source} (written from memory: not verified)`;
-  return `${found.source} (read ${found.source_read})`;
+  if (found.source_read === "from memory") return [found.source, " ", worded("span", "", "calculator.from_memory")];
+  return [found.source, " ", worded("span", "", "calculator.read_on", { date: found.source_read })];
 }
 
 function wordsOf(found) {

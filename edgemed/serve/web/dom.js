@@ -1,5 +1,9 @@
 // Small parts that every view of the page uses. Text goes in as text, never as markup.
 
+import { put } from "./words.js";
+
+const SEEN_MS = 6000;
+
 export const byId = (id) => document.getElementById(id);
 
 export function element(name, className, ...content) {
@@ -9,8 +13,8 @@ export function element(name, className, ...content) {
   return made;
 }
 
-export function button(words, onClick, className = "") {
-  const made = element("button", className, words);
+export function button(key, onClick, className = "", values = {}) {
+  const made = put(element("button", className), key, values);
   made.type = "button";
   made.addEventListener("click", onClick);
   return made;
@@ -36,10 +40,15 @@ export function icon(shape) {
   return svg;
 }
 
-export function announce(text) {
+// To screen readers; `seen`: to eyes as well, for some seconds.
+export function announce(text, seen = false) {
   byId("status").textContent = text;
+  byId("status").classList.toggle("unseen", !seen);
+  clearTimeout(hiding);
+  if (seen) hiding = setTimeout(() => byId("status").classList.add("unseen"), SEEN_MS);
 }
 
+let hiding = 0;
 let lastId = 0;
 
 export function newId(word) {
@@ -51,8 +60,11 @@ export function newId(word) {
 export class Speaker {
   constructor(language) {
     this.rest = "";
-    byId("spoken").lang = language;
+    this.in(language);
     byId("spoken").replaceChildren();
+  }
+  in(language) {
+    byId("spoken").lang = language;
   }
   add(text) {
     this.rest += text;
@@ -79,17 +91,4 @@ const BEFORE_UNIT = new RegExp(`(\\d) (?=(?:${UNITS})(?![A-Za-z]))`, "g");
 // One character for one: places in the text stay what they are.
 export function withUnitsKept(text) {
   return text.replace(BEFORE_UNIT, "$1\u00a0");
-}
-
-export function duration(seconds) {
-  if (seconds < 90) return `${seconds} seconds`;
-  const minutes = Math.round(seconds / 60);
-  if (minutes < 90) return `${minutes} minutes`;
-  const hours = Math.round(minutes / 60);
-  return hours < 36 ? `${hours} hours` : `${Math.round(hours / 24)} days`;
-}
-
-export function listed(words, last = "and") {
-  if (words.length < 2) return words.join("");
-  return `${words.slice(0, -1).join(", ")} ${last} ${words.at(-1)}`;
 }

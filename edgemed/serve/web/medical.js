@@ -1,31 +1,46 @@
-// What the medical layer says of a question: danger signs, kind, notes on words, a saved answer.
+// What the medical layer says of a question: category and urgency, danger signs, notes on words, a saved answer.
 
-import { button, duration, element, icon, listed, withUnitsKept } from "./dom.js";
-
-// On unseen sentences the word lists missed about one danger in ten: their silence must not reassure anybody.
-export const NONE_FOUND = "No danger sign found; the word lists can miss some, so look for yourself.";
-export const NOT_CHECKED = "Danger signs are not checked in this language.";
+import { button, element, icon, withUnitsKept } from "./dom.js";
+import { duration, listed, put, putLabel, t, time, worded } from "./words.js";
 
 const SHOWN_NOTES = 6;
 
 export function dangerBanner(signs) {
   const box = element("div", "danger");
   box.setAttribute("role", "alert");
-  box.append(element("p", "title", icon("warning"),
-    "Possible danger sign: refer at once / follow your emergency protocol."));
-  const words = [...new Set(signs.map((sign) => `“${sign.words}”`))];
-  box.append(element("p", "", `Found in the question: ${listed(words)}. This is not a diagnosis.`));
+  box.append(element("p", "title", icon("warning"), worded("span", "", "clinical.danger")));
+  box.append(worded("p", "", "clinical.danger_found", { words: () => listed(wordsOf(signs)) }));
   return box;
 }
 
-export function kindLine(medical) {
-  const subclass = medical.subclass ? ` (${plain(medical.subclass)})` : "";
-  const found = medical.danger_signs.length || !medical.danger_checked ? "" : ` ${NONE_FOUND}`;
-  return element("p", "kind", `Understood as: ${plain(medical.category)}${subclass}.${found}`);
+// As they stand in the question.
+export function wordsOf(signs) {
+  return [...new Set(signs.map((sign) => `“${sign.words}”`))];
 }
 
-function plain(slug) {
-  return slug.replace(/[_-]/g, " ");
+export function kindLines(medical) {
+  return [worded("p", "kind", ...kindOf(medical)), worded("p", "urgency", urgencyOf(medical))];
+}
+
+// Key and values of the text on the category.
+export function kindOf(medical) {
+  const category = () => named("category", medical.category);
+  if (!medical.subclass) return ["kind.line", { category }];
+  return ["kind.with_subclass", { category, subclass: () => named("subclass", medical.subclass) }];
+}
+
+// Our word for a slug; a clinic's own language file may have a subclass that we have no word for.
+function named(family, slug) {
+  const key = family === "category" ? `category.${slug}` : `subclass.${slug}`;
+  const word = t(key);
+  return word === key ? slug.replace(/[_-]/g, " ") : word;
+}
+
+// On unseen sentences the word lists missed about one danger in ten: their silence must not reassure anybody.
+export function urgencyOf(medical) {
+  if (medical.danger_signs.length) return "clinical.urgency_danger";
+  if (!medical.danger_checked) return "clinical.urgency_unknown";
+  return medical.category === "emergency" ? "clinical.urgency_emergency" : "clinical.urgency_none";
 }
 
 // Beside the question, whose own words stay as they are. What needs a person's eye comes first.
@@ -36,27 +51,34 @@ export function noteList(notes) {
   const shown = Math.max(SHOWN_NOTES, ordered.filter(urgent).length);
   box.append(listOf(ordered.slice(0, shown)));
   const rest = ordered.slice(shown);
-  if (rest.length) box.append(element("details", "", element("summary", "", `${rest.length} more`), listOf(rest)));
+  if (rest.length) {
+    box.append(element("details", "", worded("summary", "", "note.more", { n: rest.length }), listOf(rest)));
+  }
   return box;
 }
 
 function listOf(notes) {
-  const list = element("ul", "");
-  list.setAttribute("aria-label", "Notes on words of the question");
+  const list = putLabel(element("ul", ""), "aria-label", "note.list");
   list.append(...notes.map(noteItem));
   return list;
 }
 
+// Meanings and warnings come from the server, in English.
 function noteItem(note) {
-  const surface = element("b", "", note.surface);
-  if (note.ambiguous) {
-    const warning = note.warning ? `. Careful: ${note.warning}` : "";
-    return element("li", "care", icon("warning"), surface,
-      ` can mean ${listed(note.meanings, "or")}: write it out${warning}.`);
+  const english = (words) => {
+    const made = element("span", "", words);
+    made.lang = "en";
+    return made;
+  };
+  const values = { word: element("b", "", note.surface), warning: english(note.warning) };
+  if (!note.ambiguous) {
+    values.meanings = english(listed(note.meanings, "unit"));
+    if (!note.warning) return worded("li", "", "note.meaning", values);
+    return element("li", "care", icon("warning"), worded("span", "", "note.careful", values));
   }
-  const meaning = `: ${note.meanings.join(", ")}`;
-  if (!note.warning) return element("li", "", surface, meaning);
-  return element("li", "care", icon("warning"), surface, `${meaning}. Careful: ${note.warning}.`);
+  values.meanings = () => listed(note.meanings, "disjunction");
+  const key = note.warning ? "clinical.note_ambiguous_careful" : "clinical.note_ambiguous";
+  return element("li", "care", icon("warning"), worded("span", "", key, values));
 }
 
 // Numbers of the question that a checked source gives otherwise: the answer may take them over without a word.
@@ -64,23 +86,22 @@ export function askedNumbers(numbers) {
   const box = element("div", "asked-numbers care");
   box.setAttribute("role", "alert");
   for (const number of numbers) {
-    const said = number.source_says ? ` It says: ${withUnitsKept(number.source_says)}.` : "";
-    box.append(element("p", "", icon("warning"), "Your ", element("b", "", withUnitsKept(number.text)),
-      ` is not what a checked source says.${said} `, element("span", "origin", `Source: ${number.source}`)));
+    const line = element("p", "", icon("warning"), worded("span", "", "clinical.asked_number",
+      { number: element("b", "", withUnitsKept(number.text)) }), " ");
+    if (number.source_says) line.append(worded("span", "", "number.says", { said: withUnitsKept(number.source_says) }), " ");
+    line.append(worded("span", "origin", "number.source", { source: number.source }));
+    box.append(line);
   }
   return box;
 }
 
 export function savedLine(cached, again) {
-  const time = element("time", "", timeOf(cached.made));
-  time.dateTime = cached.made;
-  const line = element("p", "", icon("saved"), "Saved answer, made ", time, ` (${cached.age_s < 60 ? "just now" : `${duration(cached.age_s)} ago`})`);
-  return element("div", "saved", line, button("Ask again anew", again));
-}
-
-// With the month as a word: no one takes 3 April for 4 March.
-function timeOf(made) {
-  const date = new Date(made);
-  if (Number.isNaN(date.getTime())) return made;
-  return new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" }).format(date);
+  const made = () => {
+    const node = element("time", "", time(cached.made));
+    node.dateTime = cached.made;
+    return node;
+  };
+  const key = cached.age_s < 60 ? "answer.saved_now" : "answer.saved";
+  const words = put(element("span", ""), key, { time: made, age: () => duration(cached.age_s) });
+  return element("div", "saved", element("p", "", icon("saved"), words), button("answer.anew", again));
 }

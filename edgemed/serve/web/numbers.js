@@ -1,26 +1,33 @@
 // The numbers of a finished answer, each with what stands behind it: by icon and word, never by colour alone.
 
-import { element, icon, listed, newId, withUnitsKept } from "./dom.js";
+import { element, icon, newId, withUnitsKept } from "./dom.js";
+import { listed, t, worded } from "./words.js";
 
-const VERDICTS = {
-  contradicts_source: { icon: "warning", tag: "contradicts source", count: "contradicting the source" },
-  unsupported: { icon: "question", tag: "no source: check", count: "without a source (check)" },
-  repeated_from_question: { icon: "back", tag: "your number, no source", count: "from your question (no source)" },
-  from_source: { icon: "check", tag: "from source", count: "from source" },
-};
+const ICONS = { contradicts_source: "warning", unsupported: "question", repeated_from_question: "back", from_source: "check" };
 
-// The answer cut into pieces of text and marks. Places are code points; JavaScript counts UTF-16 units.
-export function markedAnswer(text, numbers) {
+// A verdict that this page does not know supports nothing.
+const known = (verdict) => (verdict in ICONS ? verdict : "unsupported");
+
+// Key of the words of a verdict.
+export const markOf = (verdict) => `clinical.mark_${known(verdict)}`;
+
+// The answer cut into pieces: texts, and groups {words, verdict, source, says}. Places are code points; JavaScript
+// counts UTF-16 units.
+export function piecesOf(text, numbers) {
   const points = Array.from(withUnitsKept(text));
   const pieces = [];
   let at = 0;
   for (const group of groupsOf(points, numbers)) {
-    pieces.push(points.slice(at, group.start).join(""), mark(points.slice(group.start, group.end).join(""), group));
+    pieces.push(points.slice(at, group.start).join(""), { ...group, words: points.slice(group.start, group.end).join("") });
     at = group.end;
   }
   pieces.push(points.slice(at).join(""));
-  if (pieces.length) pieces[0] = pieces[0].trimStart();
+  pieces[0] = pieces[0].trimStart();
   return pieces;
+}
+
+export function markedAnswer(text, numbers) {
+  return piecesOf(text, numbers).map((piece) => (typeof piece === "string" ? piece : mark(piece)));
 }
 
 // Neighbours with the same verdict and source get one mark: "15 mg/kg every 6 hours".
@@ -43,15 +50,14 @@ function groupsOf(points, numbers) {
   return groups;
 }
 
-function mark(words, group) {
-  const look = VERDICTS[group.verdict] || VERDICTS.unsupported;
-  const tip = element("span", "tip", explained(group));
+function mark(group) {
+  const tip = element("span", "tip", ...explained(group));
   tip.id = newId("tip");
   tip.hidden = true;
   // A span and no button: the text of a button is left out when an answer is copied.
-  const kept = words.replace(/(\d) /g, "$1\u00a0"); // whatever its unit
-  const made = element("span", `number ${group.verdict}`, kept,
-    element("span", "tag", " ", icon(look.icon), look.tag));
+  const kept = group.words.replace(/(\d) /g, "$1\u00a0"); // whatever its unit
+  const tag = element("span", "tag", " ", icon(ICONS[known(group.verdict)]), worded("span", "", markOf(group.verdict)));
+  const made = element("span", `number ${group.verdict}`, kept, tag);
   made.tabIndex = 0;
   made.setAttribute("role", "button");
   made.setAttribute("aria-describedby", tip.id);
@@ -86,37 +92,38 @@ function makeRoom(tip) {
 }
 
 function explained({ verdict, source, says }) {
-  const said = says.join("; ");
-  if (verdict === "from_source") return `From source: ${source}.${said ? ` It says: ${said}.` : ""}`;
-  if (verdict === "contradicts_source") return `Contradicts its source: ${source}.${said ? ` It says: ${said}.` : ""}`;
-  if (verdict === "repeated_from_question") {
-    return "Your number, repeated from the question. No source supports it: check it before you use it.";
-  }
-  return "No source for this number: check it before you use it.";
+  const words = worded("span", "", `clinical.tip_${known(verdict)}`, { source });
+  return says.length ? [words, " ", worded("span", "", "number.says", { said: says.join("; ") })] : [words];
 }
+
+export const contradicting = (numbers) => numbers.filter((number) => number.verdict === "contradicts_source");
 
 // Above the answer, for every number that says something else than its source; null when there is none.
 export function contradictions(numbers) {
-  const against = numbers.filter((number) => number.verdict === "contradicts_source");
+  const against = contradicting(numbers);
   if (!against.length) return null;
   const box = element("div", "danger");
   box.setAttribute("role", "alert");
-  const many = against.length > 1;
-  box.append(element("p", "title", icon("warning"), many
-    ? `Do not use: ${against.length} numbers contradict their source.` : "Do not use: a number contradicts its source."));
+  box.append(element("p", "title", icon("warning"), worded("span", "", "clinical.do_not_use", { n: against.length })));
   const list = element("ul", "");
-  for (const number of against) {
-    const said = number.source_says ? `the source says ${number.source_says}` : "the source says otherwise";
-    list.append(element("li", "", element("b", "", withUnitsKept(number.text)), `: ${withUnitsKept(said)}. `,
-      number.source ? element("span", "origin", `Source: ${number.source}`) : ""));
-  }
+  for (const number of against) list.append(element("li", "", worded("span", "", ...againstOf(number)), " ", originOf(number)));
   box.append(list);
   return box;
 }
 
-// "Numbers in this answer: 2 from source, 1 without a source: check."; "" where there are none.
-export function summary(counts) {
-  const parts = Object.keys(VERDICTS).filter((verdict) => counts[verdict])
-    .map((verdict) => `${counts[verdict]} ${VERDICTS[verdict].count}`);
-  return parts.length ? `Numbers in this answer: ${listed(parts)}.` : "";
+// Key and values of the text on one contradicting number.
+export function againstOf(number) {
+  const values = { number: element("b", "", withUnitsKept(number.text)), said: withUnitsKept(number.source_says || "") };
+  return [number.source_says ? "clinical.against" : "clinical.against_otherwise", values];
+}
+
+function originOf(number) {
+  return number.source ? worded("span", "origin", "number.source", { source: number.source }) : "";
+}
+
+// Key and values of "Numbers in this answer: 2 from source, 1 without a source (check)."; null where there are none.
+export function summaryOf(counts) {
+  const found = Object.keys(ICONS).filter((verdict) => counts[verdict]);
+  const each = (verdict) => t(`clinical.count_${verdict}`, { n: counts[verdict] });
+  return found.length ? ["clinical.numbers", { counts: () => listed(found.map(each)) }] : null;
 }

@@ -1,62 +1,67 @@
 // What the page and the server say to each other.
 
-import { byId, duration } from "./dom.js";
+import { duration, t } from "./words.js";
 
 const SILENCE_MS = 60000; // the server sends a sign of life every 10 seconds
+const LOGIN = "/login.html";
 
+// `lines`: key and values of each sentence to show. `detail`: the server's own English message.
 export class Failure extends Error {
-  constructor(words, canAskAgain, faults = []) {
-    super(words);
-    this.canAskAgain = canAskAgain;
+  constructor(lines, { again = true, faults = [], detail = "", code = "" } = {}) {
+    super(code);
+    this.lines = lines;
+    this.canAskAgain = again;
     this.faults = faults; // of a calculator's fields: {name, problem}
+    this.detail = detail;
+    this.code = code;
+  }
+  get words() {
+    return this.lines.map((line) => t(...line)).join(" ");
   }
 }
 
-const LOST = "The connection to edgemed was lost, so this answer is incomplete. Ask again. "
-  + "If it happens again, edgemed may have been closed on this computer: start it, then ask again.";
+const lost = () => new Failure([["error.lost"]]);
 
-const WORDS = {
-  queue_full: (message) => "Too many questions are being answered at once. " + waitFrom(message),
-  context_length_exceeded: (message) => inPlainWords(message),
-  engine_lost: () => "The program that writes the answers stopped and is being started again. "
-    + "This answer is incomplete. Wait a moment, then ask again.",
-  engine_failed: () => "The program that writes the answers failed. Ask again. "
-    + "If it happens again, close edgemed and start it anew.",
-  deadline_exceeded: () => "This took too long and was ended, so the answer is incomplete. "
-    + "Ask again, or ask a shorter question.",
-  shutting_down: () => "edgemed was closed on this computer, so the answer is incomplete. "
-    + "Start it again, then ask again.",
-  body_too_large: () => "The question is far too long. Shorten it, then ask again.",
+const OWN_WORDS = {
+  queue_full: (message) => waitFrom(message),
+  context_length_exceeded: (message) => tooLong(message),
 };
 
 const NOT_AGAIN = new Set(["context_length_exceeded", "body_too_large"]);
 
 function waitFrom(message) {
   const seconds = /about (\d+) s/.exec(message);
-  return seconds ? `Ask again in about ${duration(Number(seconds[1]))}.` : "Ask again in a minute.";
+  if (!seconds) return [["error.queue_full_soon"]];
+  return [["error.queue_full", { duration: () => duration(Number(seconds[1])) }]];
 }
 
-function inPlainWords(message) {
+function tooLong(message) {
   const numbers = /(\d+) tokens.*(?:limit is|may have) (\d+)/.exec(message);
-  const size = numbers
-    ? ` It has ${numbers[1]} word pieces with its instructions; ${numbers[2]} are possible.` : "";
-  return "The question is too long for this model." + size
-    + " Shorten it" + (byId("follow").checked ? ", or clear the tick for continuing the last question" : "")
-    + ", then ask again.";
+  const line = numbers
+    ? ["error.context_length_counted", { n: Number(numbers[1]), most: Number(numbers[2]) }]
+    : ["error.context_length_exceeded"];
+  return document.getElementById("follow")?.checked ? [line, ["error.or_clear_follow"]] : [line];
 }
 
+// Errors are known by their code; the English message is kept as detail.
 function failureOf(error) {
-  const words = WORDS[error.code];
-  const text = words ? words(error.message || "") : error.message || "edgemed gave no reason.";
-  return new Failure(text, !NOT_AGAIN.has(error.code), error.faults || []);
+  const { code, message = "", faults = [] } = error;
+  const key = `error.${code}`;
+  let lines = code in OWN_WORDS ? OWN_WORDS[code](message) : [[key]];
+  if (t(lines[0][0]) === lines[0][0]) lines = [["error.other"]];
+  return new Failure(lines, { again: !NOT_AGAIN.has(code), faults, detail: message, code });
 }
 
 async function failureOfResponse(response) {
+  let error = null;
   try {
-    return failureOf((await response.json()).error);
+    ({ error } = await response.json());
   } catch {
-    return new Failure(`edgemed answered with fault ${response.status}. Ask again.`, true);
+    // not ours: what stands between may answer too
   }
+  if (!error) return new Failure([["error.status", { status: String(response.status) }]]);
+  if (response.status === 401) location.assign(LOGIN); // a server on the network asks for its access token
+  return failureOf(error);
 }
 
 async function reach(path, options) {
@@ -64,8 +69,7 @@ async function reach(path, options) {
     return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Failure("edgemed cannot be reached. It may have been closed on this computer: "
-      + "start it again, then ask again.", true);
+    throw new Failure([["error.unreachable"]]);
   }
 }
 
@@ -78,12 +82,26 @@ async function jsonOf(response) {
   return response.json();
 }
 
+// The JSON of one of the server's addresses. Throws Failure, whose `code` is the server's.
+export async function readJson(path, options = {}) {
+  return jsonOf(await reach(path, options));
+}
+
+export async function send(method, path) {
+  const response = await reach(path, { method });
+  if (!response.ok) throw await failureOfResponse(response);
+}
+
 export async function readStatus(signal) {
-  return jsonOf(await reach("/api/status", { signal }));
+  return readJson("/api/status", { signal });
+}
+
+export async function newSession() {
+  return jsonOf(await reach("/api/sessions", posted({})));
 }
 
 export async function readCalculators() {
-  return (await jsonOf(await reach("/api/calculators"))).calculators;
+  return (await readJson("/api/calculators")).calculators;
 }
 
 // Throws Failure; its `faults` name the fields.
@@ -110,17 +128,17 @@ async function* eventsOf(response) {
 function withinTime(promise) {
   let timer;
   const silence = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Failure(LOST, true)), SILENCE_MS);
+    timer = setTimeout(() => reject(lost()), SILENCE_MS);
   });
   return Promise.race([promise, silence]).finally(() => clearTimeout(timer));
 }
 
 // Reads one answer; returns its finish reason. Throws Failure, or AbortError when stopped.
-// `show` hears of it: doing(words), text(piece), opening(medical), closing(medical).
+// `show` hears of it: doing(key and values), text(piece), opening(medical, model), closing(medical).
 export async function readAnswer(request, signal, show) {
   const response = await reach("/v1/chat/completions", posted({ ...request, stream: true }, signal));
   if (!response.ok) throw await failureOfResponse(response);
-  show.doing("Reading your question");
+  show.doing(["answer.reading"]);
   let reason = null;
   try {
     for await (const event of eventsOf(response)) {
@@ -130,17 +148,17 @@ export async function readAnswer(request, signal, show) {
     }
   } catch (error) {
     if (error.name === "AbortError" || error instanceof Failure) throw error;
-    throw new Failure(LOST, true);
+    throw lost();
   }
-  throw new Failure(LOST, true); // the stream ended without its last event
+  throw lost(); // the stream ended without its last event
 }
 
 function takeChunk(chunk, show) {
   if (chunk.error) throw failureOf(chunk.error);
   const choice = chunk.choices[0];
   if (!choice) return null;
-  if (chunk.medical) (choice.finish_reason ? show.closing : show.opening)(chunk.medical);
-  if (choice.delta.reasoning_content) show.doing("Thinking");
+  if (chunk.medical) (choice.finish_reason ? show.closing : show.opening)(chunk.medical, chunk.model);
+  if (choice.delta.reasoning_content) show.doing(["answer.thinking"]);
   if (choice.delta.content) show.text(choice.delta.content);
   return choice.finish_reason;
 }
@@ -149,7 +167,7 @@ function showPlace(comment, show) {
   const place = /place=(\d+) wait_s=(\d+)/.exec(comment);
   if (!place) return;
   const ahead = Number(place[1]);
-  if (ahead === 0) show.doing("Reading your question");
-  else show.doing(`Waiting: ${ahead === 1 ? "yours is next" : `you are number ${ahead} in line`}, `
-    + `about ${duration(Number(place[2]))}`);
+  const wait = { n: ahead, duration: () => duration(Number(place[2])) };
+  if (ahead === 0) show.doing(["answer.reading"]);
+  else show.doing([ahead === 1 ? "answer.next" : "answer.place", wait]);
 }
