@@ -50,6 +50,11 @@ class Live(Record):
     samples: tuple[Sample, ...]
 
 
+def awake_or_asleep() -> float:
+    """Seconds that also pass while a laptop sleeps, where the system counts them; Linux' usual clock stands still."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class LiveView:
     """Takes the samples on the event loop, well under a millisecond each."""
 
@@ -58,12 +63,12 @@ class LiveView:
         engine: Engine,
         metrics: Metrics,
         counts: Callable[[], CacheCounts],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._counts = counts
-        self._clock = clock
+        self._clock = clock = clock or awake_or_asleep
         self._use = ProcessUse()
         self._samples: deque[tuple[float, Sample]] = deque(maxlen=KEPT)
         self._looked, self._tokens = clock(), 0

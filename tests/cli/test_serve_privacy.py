@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from edgemed.serve.memory import kept_files
+from edgemed.serve.unfinished import UNFINISHED_FOLDER
 
 pytest.importorskip("llama_cpp", reason="the engine's binding is not installed")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' /proc")
@@ -95,7 +96,9 @@ def core_limit(pid: int) -> list[str]:
 
 def break_off(http: httpx.Client, server: subprocess.Popen[str], number: int) -> str:
     """What a stream says whose engine is ended by a signal after its first words."""
-    body = {"messages": [{"role": "user", "content": f"Tell {MARK}stream about malaria"}], "stream": True}
+    session = http.post("/api/sessions").json()["id"]
+    question = {"role": "user", "content": f"Tell {MARK}stream about malaria"}
+    body = {"messages": [question], "stream": True, "session": session}
     with http.stream("POST", "/v1/chat/completions", json=body) as response:
         chunks = response.iter_text()
         first = next(chunks)
@@ -135,10 +138,12 @@ def test_no_word_of_a_question_is_left_anywhere_and_forget_leaves_nothing(clinic
     assert "traceback" not in stderr
     kept = {file.name: files[str(file)] for file in kept_files(clinic.home) if str(file) in files}
     assert {"journal.jsonl", "answers.sqlite3"} <= set(kept)
+    assert any("sealed" in text for text in kept.values()), "the interrupted questions were not kept"
     assert not [name for name, text in kept.items() if "paracetamol" in text]
     done = subprocess.run(
         [*COMMAND, "serve", "--forget"], env=clinic.environment(), cwd=clinic.project, capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert not [file for file in kept_files(clinic.home) if file.exists()]
+    assert not (clinic.home / UNFINISHED_FOLDER).exists()
     assert not [name for name in clinic.files() if "paracetamol" in Path(name).read_text(errors="replace")]

@@ -30,6 +30,7 @@ from edgemed.serve.cache_secret import Secret
 from edgemed.serve.journal import JOURNAL_FILE, Journal
 from edgemed.serve.recall import Recall
 from edgemed.serve.response_cache import CACHE_FILE, CacheOptions, ResponseCache
+from edgemed.serve.unfinished import UNFINISHED_FOLDER, Unfinished
 
 MARK = "quopzil"
 """The beginning of every marked word; no language has it."""
@@ -119,14 +120,17 @@ def watched(
     capfd: pytest.CaptureFixture[str],
 ) -> Iterator[Watched]:
     """A server with a journal and a sealed cache, whose answers hold a marked word as well."""
-    disk = DiskLevel(tmp_path / CACHE_FILE, Secret("keyring", bytes(range(32))), DiskLimits(100, 2**20, 86400.0))
-    cache = ResponseCache(CacheOptions(), disk)
+    secret = Secret("keyring", bytes(range(32)))
+    cache = ResponseCache(CacheOptions(), DiskLevel(tmp_path / CACHE_FILE, secret, DiskLimits(100, 2**20, 86400.0)))
+    unfinished = Unfinished(tmp_path, secret)
     engine = FakeEngine(lambda prompt: KEPT_ANSWER if KEPT_QUESTION in prompt else f"Rest, says {mark('answer')}.")
-    with serving(engine, cache=cache, journal=Journal(tmp_path), deadline_s=5.0) as server:
+    kept = {"cache": cache, "journal": Journal(tmp_path), "unfinished": unfinished}
+    with serving(engine, deadline_s=5.0, **kept) as server:
         watched = Watched(server, tmp_path, heard, capfd)
         yield watched
         watched.look()
     cache.close()
+    unfinished.close()
     watched.check()
 
 
@@ -242,6 +246,21 @@ def test_words_of_questions_whose_engine_fails_leave_no_trace(watched: Watched) 
     watched.look()
     engine.restore_worker()
     assert watched.ask("after").status_code == 200
+
+
+def test_an_interrupted_question_is_told_to_its_session_alone_and_the_key_to_nobody(watched: Watched) -> None:
+    http = watched.server.http
+    key = http.post("/api/sessions").json()["id"]
+    assert watched.ask("whole", session=key).status_code == 200
+    watched.server.engine.fail_next(after_tokens=1)
+    assert watched.ask("interrupted", session=key).status_code == 503
+    assert mark("interrupted") in http.get(f"/api/sessions/{key}").text
+    assert http.get(f"/api/sessions/{mark('session')}").status_code == 404
+    watched.look()
+    kept = [path for path in (watched.folder / UNFINISHED_FOLDER).iterdir() if path.stat().st_size > 100]
+    assert len(kept) == 1
+    files = "".join(path.read_bytes().decode("latin-1") for path in watched.folder.rglob("*") if path.is_file())
+    assert key not in files + watched.heard.text + "".join(watched.told)
 
 
 def test_words_of_a_client_that_leaves_and_of_one_that_is_late_leave_no_trace(
