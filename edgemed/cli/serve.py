@@ -133,6 +133,7 @@ def _serve(
         )
 
         def announce() -> None:
+            app.prefixes.begin()
             console.record(serving)
             how = ", offline" if options.offline else ""
             how += f"; adapters {', '.join(options.adapters)}" if options.adapters else ""

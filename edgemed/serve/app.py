@@ -29,6 +29,7 @@ from edgemed.serve.recall import Recall
 from edgemed.serve.response_cache import CacheOptions, ResponseCache
 from edgemed.serve.room import Room
 from edgemed.serve.sessions import SessionRoutes, Sessions
+from edgemed.serve.shared_prefixes import SharedPrefixes
 from edgemed.serve.status import StatusRoutes
 from edgemed.serve.unfinished import Unfinished
 
@@ -44,6 +45,7 @@ class App:
     live: LiveView
     sessions: Sessions
     routes: tuple[Route, ...]
+    prefixes: SharedPrefixes
 
     def close(self) -> None:
         """End every answer and every session."""
@@ -73,8 +75,9 @@ def create_app(
     status = StatusRoutes(engine, options, recall.cache)
     metrics.registry.register(EngineState(engine, recall.cache.counts))
     live = LiveView(engine, metrics, recall.cache.counts)
-    chat = ChatEndpoint(engine, room, options, care, sessions)
-    text = ChatEndpoint(engine, room, options, care, sessions, read_completion)
+    prefixes = SharedPrefixes(engine, options.languages)
+    chat = ChatEndpoint(engine, room, options, care, sessions, note_language=prefixes.note)
+    text = ChatEndpoint(engine, room, options, care, sessions, read_completion, prefixes.note)
     routes = [
         Route(_CHAT, chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
@@ -92,7 +95,8 @@ def create_app(
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    return App(Guard(_ChatFirst(chat, app), options.allowed_hosts, metrics), room, live, sessions, tuple(routes))
+    asgi = Guard(_ChatFirst(chat, app), options.allowed_hosts, metrics)
+    return App(asgi, room, live, sessions, tuple(routes), prefixes)
 
 
 class _ChatFirst:

@@ -42,6 +42,7 @@ class ChatEndpoint:
         care: Care,
         sessions: Sessions,
         read: Read = read_chat,
+        note_language: Callable[[str], None] = lambda _language: None,
     ) -> None:
         self._engine = engine
         self._room = room
@@ -49,6 +50,7 @@ class ChatEndpoint:
         self._care = care
         self._sessions = sessions
         self._read = read
+        self._note_language = note_language
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http = Request(scope, receive)
@@ -120,6 +122,7 @@ class ChatEndpoint:
         """What the engine is asked, and the question written down: from here on it is accepted."""
         engine, case, asked = self._engine, course.case, course.request
         ready = generation_of(engine, engine.info, case, asked, self._options, course.id, course.peer, course.form)
+        self._note_language(case.language)
         self._care.begin(course)
         return ready
 
