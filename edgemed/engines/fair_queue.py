@@ -72,7 +72,7 @@ class FairQueue:
                 yield normal[at]
                 at, in_a_row = at + 1, 0
             yield request_id
-            in_a_row = in_a_row + 1 if at < len(normal) else 0
+            in_a_row += 1
         yield from normal[at:]
 
 

@@ -54,9 +54,6 @@ class Cells:
             self.n_used -= span.end - span.start
             span = span.above
 
-    def own_end(self, span: Span) -> Span | None:
-        """Where a sequence ends that shares not all it has, without an empty end; None for any other sequence."""
-        if span.end > span.start:
-            return span
-        above = span.above
-        return above if above is not None and above.n_holders == 1 else None
+    def settled(self, span: Span) -> Span | None:
+        """Where a sequence ends that will not go on: its own span, or the one above an empty one. The hold stays."""
+        return span if span.end > span.start else span.above

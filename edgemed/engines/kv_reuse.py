@@ -169,7 +169,7 @@ class KvReuse:
         """
         span = self._slots[slot]
         span.end = len(tokens)
-        end = self._cells.own_end(span)
+        end = self._cells.settled(span)
         self.forget_session(session)
         kept = None if end is None else self._free_sequence()
         if end is None or kept is None or not self._share_or_stop(slot, kept, len(tokens)):

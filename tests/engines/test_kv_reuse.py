@@ -83,7 +83,7 @@ def long_answer(prompt: tuple[int, ...]) -> tuple[int, ...]:
 class Cache(RuleBasedStateMachine):
     """Requests of sessions, clients and adapters come, leave and fail; every promise is checked after every step."""
 
-    @initialize(n_slots=st.integers(1, 3), more=st.integers(0, 8), length=st.integers(8, 30), n_kept=st.integers(0, 6))
+    @initialize(n_slots=st.integers(1, 3), more=st.integers(0, 8), length=st.integers(12, 36), n_kept=st.integers(0, 6))
     def open(self, n_slots: int, more: int, length: int, n_kept: int) -> None:
         self.engine = CellEngine(n_slots, n_slots + more, length, n_kept)
         self.engine.writer_of = self._writer
@@ -109,7 +109,7 @@ class Cache(RuleBasedStateMachine):
 
     @rule(
         beginning=PREFIXES | st.just(()),
-        prompt=st.lists(TOKENS, max_size=24).map(tuple),
+        prompt=st.lists(TOKENS, max_size=14).map(tuple),
         max_tokens=st.integers(1, 20),
         session=st.sampled_from(["", "", "x", "y", "z"]),
         adapter=st.sampled_from(["", "", "", "lora"]),
@@ -134,8 +134,8 @@ class Cache(RuleBasedStateMachine):
     ) -> None:
         if follows and self.reuse._sessions.get(session):
             beginning = tuple(self.reuse._sessions[session].tokens)  # the next turn of a conversation
-        elif self.pinned and follows:
-            beginning = data.draw(st.sampled_from(sorted(self.pinned)))
+        elif self.reuse._pins and follows:
+            beginning = data.draw(st.sampled_from(list(self.reuse._pins)))
         new = GenerationRequest(
             str(len(self.requests)),
             beginning + prompt,
@@ -156,10 +156,12 @@ class Cache(RuleBasedStateMachine):
         self.scheduler.cancel(request_id)
         self.cancelled.add(request_id)
 
-    @rule(prefixes=st.lists(PREFIXES, max_size=4))
-    def pin(self, prefixes: list[tuple[int, ...]]) -> None:
+    @rule(prefixes=st.lists(PREFIXES, max_size=4), settled=st.booleans())
+    def pin(self, prefixes: list[tuple[int, ...]], settled: bool) -> None:
         self.scheduler.pin(prefixes)
         self.pinned |= set(prefixes)
+        if settled and not self.requests:
+            settle(self.scheduler)
 
     @rule(session=st.sampled_from(["x", "y", "z"]))
     def forget(self, session: str) -> None:
@@ -258,6 +260,8 @@ class Cache(RuleBasedStateMachine):
                 assert cell.adapter == its_adapter, "a cell of another adapter"
                 own = writer is not None and (writer is holder or (session and session == writer.session))
                 assert own or self._is_pinned(cell.history), "a cell of somebody else"
+                if number in sessions and not self._is_pinned(cell.history):
+                    assert cell.writer not in self.forgotten, "a forgotten session is there again"
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
@@ -392,6 +396,16 @@ def _events_until_idle(scheduler: Scheduler) -> list[tuple[str, Event]]:
         scheduler.admit()
         events += scheduler.step()
     return events
+
+
+def test_pins_are_for_the_model_alone() -> None:
+    _, scheduler = scheduler_on()
+    prompt = long_answer((1, 2, 3))
+    scheduler.pin([(1, 2, 3), (1, 2, 3, prompt[3])])
+    settle(scheduler)
+    for name in ("a", "b"):
+        assert ask(scheduler, name, prompt, adapter="lora")[1].cached_tokens == 0
+    assert ask(scheduler, "c", prompt)[1].cached_tokens == 4
 
 
 @pytest.mark.parametrize("when", ["before", "while it runs"])
