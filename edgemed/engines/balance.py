@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from edgemed.core.records import Record
 from edgemed.engines.base import EngineConfig
 from edgemed.engines.ladder import LadderRules, MachineState
+from edgemed.engines.sleep import SleepWatch
 from edgemed.engines.watchdog import PaceRules
 
 
@@ -38,6 +39,8 @@ class Balance:
     """Asked once a second while the engine is ready."""
     devices: Callable[[], Mapping[str, int | None] | None] = lambda: None
     """Free bytes of every device that is there; None where nobody can say. Asked before a climb, may take seconds."""
+    slept_s: Callable[[], float] = field(default_factory=lambda: SleepWatch().slept_s)
+    """Seconds that the machine slept since it was last asked."""
     look_s: float = 1.0
     """How often memory is looked at."""
 

@@ -142,6 +142,23 @@ class Fallback:
         why = self.ladder.squeezed(self._balance.machine(), now, busy=busy)
         return bool(why) and self.ladder.step_down("memory", f"{_WORDS['memory']} {why}", now)
 
+    def answered(self) -> None:
+        """An answer came to its end."""
+        self._budget.note_answer()
+
+    def slept_s(self) -> float:
+        """Seconds that the machine slept since it was last asked."""
+        return self._balance.slept_s()
+
+    def woke(self, state: MachineState | None, now: float) -> bool:
+        """After a sleep what was measured before says nothing. True when a device is gone and a lower rung is taken."""
+        for watch in self._paces.values():
+            watch.forget()
+        self.ladder.woke(now)
+        gone = self.ladder.missing(state) if state is not None else ()
+        why = f"{_WORDS['device']} {', '.join(gone)} did not come back after the computer slept."
+        return bool(gone) and self.ladder.step_down("device", why, now)
+
     def look(self) -> MachineState:
         """What the machine has, with its devices; may take seconds."""
         return replace(self._balance.machine(), free_by_device=self._balance.devices())

@@ -132,6 +132,11 @@ class InFlight:
             if not entry.sent and limit is not None and now - entry.submitted >= limit:
                 self._end_unsent(entry, "deadline")
 
+    def not_charged(self, seconds: float) -> None:
+        """The process itself stood still for so long: no waiting request has to pay for it."""
+        for entry in self._entries.values():
+            entry.submitted += seconds
+
     def fail_all(self, message: str, *, retryable: bool) -> None:
         """End every request with an error."""
         for entry in list(self._entries.values()):

@@ -167,6 +167,22 @@ class Ladder:
             self.cause, self.reason = None, ""
         return True
 
+    def woke(self, now: float) -> None:
+        """The machine slept: what was missing may be there again, so the next climb waits for nothing but silence."""
+        self._changed_at = min(self._changed_at, now - self._quiet_s)
+
+    def missing(self, state: MachineState) -> tuple[str, ...]:
+        """Devices that hold a part of the present rung and are gone."""
+        if state.free_by_device is None or not uses_devices(self.config):
+            return ()
+        held = [name for name in self._needs.get(self.rung, {}) if name != RAM]
+        return tuple(name for name in held or self.config.devices if name not in state.free_by_device)
+
+    @property
+    def knows_devices(self) -> bool:
+        """Whether any rung uses one."""
+        return any(uses_devices(rung) for rung in self._rungs)
+
     def proven(self, now: float) -> None:
         """Forget the last climb when it has held for long enough."""
         if self._came_from is not None and now - self._changed_at >= self._rules.proven_s:

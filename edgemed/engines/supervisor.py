@@ -6,7 +6,8 @@ A malformed model, a driver's fault or the system's memory killer ends the child
     sent one at a time, and one whose sending ends a second child fails for good,
     a new child is started after a pause that doubles, until there were too many,
     on a lower rung of the plan's ladder where memory or a device was lost (ladder.py says when, and when back).
-A child that shows no progress for too long while it has work is taken for hung and killed.
+A child that shows no progress for too long while it has work is taken for hung and killed; stall.py says how long that
+is. After a sleep of the machine devices are looked for again.
 
 Threads: callers; one that starts and watches the children (it lives as long as they do, because Linux ends a
 child with the thread that began it); one per child that reads its events. One lock guards the tables and is
@@ -27,7 +28,7 @@ from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.prompt import PromptPart
 from edgemed.engines import wire
 from edgemed.engines.balance import Balance
-from edgemed.engines.base import EngineConfig, EngineHealth, EngineInfo, GenerationRequest, OnEvent
+from edgemed.engines.base import DoneEvent, EngineConfig, EngineHealth, EngineInfo, GenerationRequest, OnEvent
 from edgemed.engines.calls import Calls
 from edgemed.engines.child import Child, ChildProcess, StartChild
 from edgemed.engines.embedding import decode_vector, embedded_tokens
@@ -35,6 +36,8 @@ from edgemed.engines.fallback import Fallback, Hung, Loss
 from edgemed.engines.in_flight import InFlight, check_fits
 from edgemed.engines.limits import Limits
 from edgemed.engines.load_progress import LoadProgress
+from edgemed.engines.sleep import CLOCKS_GO_ON
+from edgemed.engines.stall import StallLimit
 
 _log = logging.getLogger(__name__)
 _State = Literal["starting", "ready", "restarting", "failed", "closed"]
@@ -58,6 +61,7 @@ class EngineProcess:
         self._start_child = start_child
         self._fallback = Fallback(config, self._limits, balance)
         self._ladder = self._fallback.ladder
+        self._stall = StallLimit(self._limits)
         self._changed = threading.Condition(threading.RLock())
         self._requests = InFlight(self._send_line)
         self._calls = Calls(self._changed, self._ready_child, self._has_left)
@@ -74,6 +78,8 @@ class EngineProcess:
         self._restarts = 0
         self._cells: tuple[int, int] | None = None
         """Of the KV cache: those that hold a token, and all; None until the child has said it."""
+        self._stood_still = False
+        """The last look came much later than it was due: the whole machine did."""
         self._pinned = b""
         """The PIN line, once there is one."""
         self._watcher = threading.Thread(target=self._supervise, name="engine-watch", daemon=True)
@@ -259,13 +265,30 @@ class EngineProcess:
 
     def _hear(self, rows: list[Any]) -> None:
         with self._changed:
-            self._progress_at = time.monotonic()
+            self._note_progress(rows)
             if self._leaving:
                 return
             for row in rows:
                 if not self._requests.hear(row):
                     self._hear_control(row)
             self._send_waiting()
+
+    def _note_progress(self, rows: list[Any]) -> None:
+        """A step was done, or something was loaded. Cutting text into tokens is no step: a child whose steps hang still
+        can."""
+        kinds = {row[0] for row in rows}
+        if kinds == {wire.TOKENS} and self._requests:
+            return
+        now, rung = time.monotonic(), self._ladder.rung
+        if wire.WARMING in kinds or (self._state == "ready" and self._busy()):
+            self._stall.note_step(rung, now - self._progress_at)
+        self._progress_at = now
+        for row in rows:
+            if row[0] == wire.DONE and row[2] in ("stop", "length"):
+                done = wire.decode_event(row)
+                assert isinstance(done, DoneEvent)
+                self._stall.note_prompt(rung, done.prompt_tokens - done.cached_tokens, self._ladder.config.n_ubatch)
+                self._fallback.answered()
 
     def _hear_control(self, row: list[Any]) -> None:
         kind = row[0]
@@ -294,6 +317,7 @@ class EngineProcess:
             self._child.kill()
             return
         self._info, self._state, self._cells = info, "ready", None
+        self._stall.note_prompt(self._ladder.rung, info.warm_up_tokens, self._ladder.config.n_ubatch)
         self._loading.warmed(1.0)
         self._send_pinned()
         self._fallback.took(info, time.monotonic())
@@ -357,6 +381,8 @@ class EngineProcess:
         child = self._child
         assert child is not None
         while self._tick(child):
+            if self._fallback.slept_s() or (CLOCKS_GO_ON and self._stood_still):
+                self._wake_up()
             self._climb_if_due()
         while not child.wait(self._limits.close_s):
             child.kill()
@@ -368,10 +394,14 @@ class EngineProcess:
                 return False
             quiet = self._state == "ready" and not self._busy()
             began = time.monotonic()
-            self._changed.wait(self._fallback.look_s if quiet else self._limits.tick_s)
+            wait_s = self._fallback.look_s if quiet else self._limits.tick_s
+            self._changed.wait(wait_s)
             now = time.monotonic()
-            if now - began > 10 * self._limits.tick_s:
-                self._progress_at = max(self._progress_at, now)  # the machine slept, not the child
+            late_s = now - began - (wait_s or 0.0)
+            self._stood_still = wait_s is not None and late_s > 10 * self._limits.tick_s
+            if self._stood_still:
+                self._progress_at = max(self._progress_at, now)
+                self._requests.not_charged(late_s)
             if self._busy():
                 self._idle_since = now
             self._requests.expire_unsent(now)
@@ -383,6 +413,16 @@ class EngineProcess:
 
     def _is_over(self) -> bool:
         return self._child_ended or self._leaving or self._state == "closed"
+
+    def _wake_up(self) -> None:
+        """The machine has slept: look for the devices again, without the lock, and forget how fast it was."""
+        _log.info("The computer slept; its devices are looked at again.")
+        state = self._fallback.look() if self._ladder.knows_devices else None
+        with self._changed:
+            now = time.monotonic()
+            self._progress_at = max(self._progress_at, now)
+            if not self._is_over() and self._fallback.woke(state, now):
+                self._leave(self._ladder.reason)
 
     def _climb_if_due(self) -> None:
         """Move up when nobody asks and a better rung's resources are there; devices are asked for without the lock."""
@@ -416,7 +456,7 @@ class EngineProcess:
         loading = self._state in ("starting", "restarting")
         if self._child_ended or not (loading or self._busy()):
             return False
-        limit = self._limits.load_stall_s if loading else self._limits.step_stall_s
+        limit = self._limits.load_stall_s if loading else self._stall.limit_s(self._ladder.rung)
         if now - self._progress_at <= limit:
             return False
         self._failure = Hung(f"The engine made no progress for {limit:.0f} s and was ended.")

@@ -59,7 +59,7 @@ class PaceWatch:
     def note(self, block: Block, now: float) -> None:
         """Take in what was measured until `now`."""
         if now - self._seen_at > self._rules.forget_s:
-            self._forget()
+            self.forget()
         self._seen_at = now
         self._n_streams, self._n_threads = block.n_streams, block.n_threads
         self._learn(block)
@@ -75,7 +75,7 @@ class PaceWatch:
     def pace(self, now: float) -> Pace | None:
         """The figures now; None before the first block, and after a long silence."""
         if now - self._seen_at > self._rules.forget_s:
-            self._forget()
+            self.forget()
         if not self._window:
             return None
         return Pace(
@@ -115,7 +115,8 @@ class PaceWatch:
                 return _median(first)
         return None
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop what was measured lately; what is expected stays."""
         self._window.clear()
         self._window_s, self._slow = 0.0, False
 
