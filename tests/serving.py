@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import httpx
 from edgemed.engines.fake import FakeEngine
 from edgemed.serve.app import create_app
 from edgemed.serve.care import Facts
+from edgemed.serve.connection import Connections
+from edgemed.serve.entrance import Entrance, connections_of, let_in
 from edgemed.serve.journal import Journal, JournalEntry, now
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.response_cache import ResponseCache
@@ -40,6 +43,13 @@ class Running:
         return self.http.stream("POST", "/v1/chat/completions", json=body)
 
 
+def trusting(entrance: Entrance | None) -> ssl.SSLContext | bool:
+    """What httpx needs to know a server by its certificate, its names and addresses included."""
+    if entrance is None or entrance.certificate is None:
+        return True
+    return ssl.create_default_context(cafile=str(entrance.certificate.chain_file))
+
+
 @contextmanager
 def serving(
     engine: FakeEngine,
@@ -49,20 +59,28 @@ def serving(
     journal: Journal | None = None,
     unfinished: Unfinished | None = None,
     facts: Facts = lambda _question: (),
+    entrance: Entrance | None = None,
+    connections: Connections | None = None,
     **options: Any,
 ) -> Iterator[Running]:
-    """A server over `engine`, ended with the block; without a cache, no answer is kept."""
-    sock = listen("127.0.0.1", port)
-    url = url_of(sock)
+    """A server over `engine`, ended with the block; without a cache, no answer is kept.
+
+    With an entrance it serves there, as on a network, and the client trusts the entrance's certificate.
+    """
+    sock = listen(entrance.host if entrance else "127.0.0.1", port, network=entrance is not None)
+    url = entrance.urls(sock.getsockname()[1])[0] if entrance else url_of(sock)
     ready = threading.Event()
     chosen = replace(ServeOptions(model_name="fake"), **options)
+    if entrance is not None:
+        chosen = replace(let_in(entrance, chosen), **options)
+        connections = connections or connections_of(entrance)
     app = create_app(engine, chosen, cache=cache, journal=journal, unfinished=unfinished, facts=facts)
-    server = Server(app, engine, sock, ready.set)
+    server = Server(app, engine, sock, ready.set, connections)
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
     try:
         assert ready.wait(5), "the server did not become ready"
-        with httpx.Client(base_url=url, timeout=10, trust_env=False) as http:
+        with httpx.Client(base_url=url, timeout=10, trust_env=False, verify=trusting(entrance)) as http:
             yield Running(engine, server, url, http)
     finally:
         server.stop()

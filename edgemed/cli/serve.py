@@ -1,4 +1,4 @@
-"""`edgemed serve`: answers questions in the browser and over OpenAI's HTTP interface, on this machine alone."""
+"""`edgemed serve`: answers questions in the browser and over OpenAI's HTTP interface, here or in a clinic's network."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgemed.engines.balance import Balance
     from edgemed.engines.base import AdapterFile, Engine, EngineConfig
     from edgemed.plan.record import Plan
+    from edgemed.serve.entrance import Entrance
     from edgemed.serve.memory import Memory
     from edgemed.serve.options import ServeOptions
 
@@ -26,11 +27,25 @@ if TYPE_CHECKING:
 def serve(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A GGUF file, or a name such as: demo")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Refuse every connection to another machine.")] = False,
-    host: Annotated[str | None, typer.Option(help="A loopback address (default: 127.0.0.1).")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Default: 127.0.0.1, this machine alone. 0.0.0.0: the network, with access token and TLS."),
+    ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one (default: 8080).")] = None,
     plan: Annotated[Path | None, typer.Option(help="A plan saved with: edgemed plan --save")] = None,
     slots: Annotated[int | None, typer.Option(min=1, max=64, help="Questions answered side by side.")] = None,
     adapter: Adapters = None,
+    access_token_file: Annotated[
+        Path | None, typer.Option(help="A file with the token to ask for; on a network one is made without it.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="The clinic's own certificate, with its chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    insecure_lan: Annotated[
+        bool | None, typer.Option("--insecure-lan", help="Serve the network without encryption. Everybody can listen.")
+    ] = None,
+    require_gpu: Annotated[
+        bool | None, typer.Option("--require-gpu", help="Do not start where no layer runs on a GPU.")
+    ] = None,
     forget: Annotated[
         bool,
         typer.Option(
@@ -48,8 +63,9 @@ def serve(
     from edgemed.demo.supported import checked_facts
     from edgemed.engines.registry import open_engine
     from edgemed.serve.care import WarmUp
+    from edgemed.serve.entrance import open_entrance
     from edgemed.serve.memory import open_memory
-    from edgemed.serve.server import stop_signals_raise
+    from edgemed.serve.server import listen, stop_signals_raise
     from edgemed.serve.status import language_statuses
 
     forbid_core_dumps()
@@ -66,19 +82,36 @@ def serve(
         adapters = adapter_files(adapter, settings.serve.adapters, path)
         language_statuses(settings.medical.languages)  # a malformed language file is refused before the model is loaded
         lists = WarmUp(checked_facts, settings.medical.languages)
+        given = {
+            "host": host,
+            "port": port,
+            "access_token_file": access_token_file,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "insecure_lan": insecure_lan,
+            "require_gpu": require_gpu,
+        }
+        wishes = settings.serve.model_copy(update={name: value for name, value in given.items() if value is not None})
+        entrance = open_entrance(wishes, data_dir())
+        for words in entrance.first_words():
+            console.note(words)
+        sock = listen(entrance.host, wishes.port, network=entrance.network)
         memory = open_memory(data_dir(), settings.cache, settings.serve, forget=forget)
-        sock = _listen(host, port)
         try:
             planned = _plan(path, plan, slots, adapters, console)
+            if wishes.require_gpu:
+                _check_gpu(planned)
             config, balance = _started_so(planned.engine_config, path, offline), _balance(planned, path, offline)
 
             def load() -> Engine:
                 engine = open_engine(config, console, balance)
+                if wishes.require_gpu:
+                    _check_devices(engine)
                 lists.wait()  # ready is who answers at once
                 return engine
 
-            options = _options(path, offline, config.adapters, sock)
-            code = _serve(path, options, load, memory, sock, console)
+            options = _options(path, offline, config.adapters, entrance)
+            code = _serve(path, options, load, memory, (entrance, sock), console)
         finally:
             sock.close()
             memory.close()
@@ -101,16 +134,20 @@ def _serve(
     options: ServeOptions,
     load: Callable[[], Engine],
     memory: Memory,
-    sock: socket.socket,
+    way_in: tuple[Entrance, socket.socket],
     console: Console,
 ) -> int:
     """Load, serve until told to stop; the exit code."""
     from edgemed.demo.supported import checked_facts
     from edgemed.serve.app import create_app
-    from edgemed.serve.server import run, url_of
+    from edgemed.serve.entrance import connections_of
+    from edgemed.serve.server import run
     from edgemed.serve.status import Serving
 
-    url = url_of(sock)
+    entrance, sock = way_in
+    port = sock.getsockname()[1]
+    url, *_ = urls = entrance.urls(port)
+    connections = connections_of(entrance)
     engine = load()
     try:
         app = create_app(
@@ -123,6 +160,11 @@ def _serve(
         )
         serving = Serving(
             url=url,
+            urls=tuple(urls),
+            network=entrance.network,
+            network_warning=entrance.warning,
+            certificate_sha256=entrance.fingerprint,
+            access_token_file=entrance.token.path if entrance.token else None,
             model=options.model_name,
             model_path=path,
             demo=bool(options.demo_notice),
@@ -140,8 +182,10 @@ def _serve(
             console.note(f"Ready: open {url} in a browser (model {options.model_name}{how}). Ctrl-C ends it.")
             if options.demo_notice:
                 console.note(options.demo_notice)
+            for words in entrance.last_words(port):
+                console.note(words)
 
-        return run(app, engine, sock, announce)
+        return run(app, engine, sock, announce, connections)
     finally:
         engine.close()
 
@@ -164,13 +208,28 @@ def _model_path(model: str | None, plan: Path | None) -> Path:
     return load_plan(plan).model.path
 
 
-def _listen(host: str | None, port: int | None) -> socket.socket:
-    """Before the model is loaded, so that a port in use is known at once."""
-    from edgemed.core.settings import project_settings
-    from edgemed.serve.server import listen
+def _check_gpu(plan: Plan) -> None:
+    """For --require-gpu, before the model is loaded."""
+    from edgemed.core.errors import PlanInfeasible
 
-    defaults = project_settings().serve
-    return listen(defaults.host if host is None else host, defaults.port if port is None else port)
+    if not plan.engine_config.n_gpu_layers:
+        raise PlanInfeasible(
+            "--require-gpu was given, and the plan puts no layer on a GPU.",
+            next_step="`edgemed plan MODEL --explain` says why; `edgemed profile` whether the engine sees the GPU",
+        )
+
+
+def _check_devices(engine: Engine) -> None:
+    """For --require-gpu, when it is loaded: it may have begun on a lower rung. Later falls are shown, not forbidden."""
+    from edgemed.core.errors import EngineFailed
+
+    if not [device for device in engine.info.devices if device != "CPU"]:
+        engine.close()
+        reason = engine.health().reason
+        raise EngineFailed(
+            f"--require-gpu was given, and the engine holds no part of the model on a GPU. {reason}".rstrip(),
+            next_step="`edgemed profile` says whether the engine sees the GPU; without --require-gpu it serves anyway",
+        )
 
 
 def _plan(
@@ -246,15 +305,16 @@ def _state_of(path: Path) -> str:
     return digest_of({"path": str(path.resolve()), "n_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns})
 
 
-def _options(path: Path, offline: bool, adapters: tuple[AdapterFile, ...], sock: socket.socket) -> ServeOptions:
+def _options(path: Path, offline: bool, adapters: tuple[AdapterFile, ...], entrance: Entrance) -> ServeOptions:
     from edgemed.core.settings import project_settings
     from edgemed.demo import DEMO_NAME, DEMO_NOTICE, is_demo
     from edgemed.models.adapter import file_digest
-    from edgemed.serve.options import LOOPBACK_NAMES, ServeOptions
+    from edgemed.serve.entrance import let_in
+    from edgemed.serve.options import ServeOptions
 
-    host, settings = sock.getsockname()[0], project_settings()
+    settings = project_settings()
     demo = is_demo(path)
-    return ServeOptions(
+    options = ServeOptions(
         model_name=DEMO_NAME if demo else path.stem,
         model_digest=_state_of(path),
         adapters={file.name: file_digest(file.path) for file in adapters},
@@ -262,5 +322,5 @@ def _options(path: Path, offline: bool, adapters: tuple[AdapterFile, ...], sock:
         session_idle_s=settings.serve.session_minutes * 60.0,
         demo_notice=DEMO_NOTICE if demo else "",
         offline=offline,
-        allowed_hosts=(*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host),
     )
+    return let_in(entrance, options)

@@ -14,12 +14,12 @@ from edgemed.core.errors import EdgemedError
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def whole_file(target: Path, *, mode: int | None = None) -> Iterator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends well.
 
     The file is synced to disk before the rename. On any error, also Ctrl-C, nothing is left behind
     and an older `target` stays as it was. Raises EdgemedError for a full or read-only disk, and for a place that
-    cannot be.
+    cannot be. `mode` are the access rights; by default those of any new file. Until the end they are 600.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     try:
         yield part
         _sync(part)
-        part.chmod(0o666 & ~_umask())
+        part.chmod(0o666 & ~_umask() if mode is None else mode)
         part.replace(target)
         sync_folder(target.parent)
     except OSError as error:

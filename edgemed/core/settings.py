@@ -61,6 +61,16 @@ class ServeSettings(Record):
     """A session that was not used for so long is ended and erased."""
     unfinished_hours: float = Field(default=24, gt=0, le=720)
     """A question that a crash interrupted is kept for so long."""
+    access_token_file: Path | None = None
+    """On a loopback address, a token is asked for only with this."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure_lan: bool = False
+    """Serve other machines without encryption."""
+    names: tuple[str, ...] = ()
+    """Names of this machine in the clinic's own name server, for certificate and Host header."""
+    require_gpu: bool = False
+    """Do not start where no layer runs on a GPU."""
 
 
 class MedicalSettings(Record):

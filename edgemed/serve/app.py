@@ -16,6 +16,7 @@ from edgemed.serve.calculators import CalculatorRoutes
 from edgemed.serve.care import Care, Facts
 from edgemed.serve.chat import ChatEndpoint
 from edgemed.serve.completions import read_completion
+from edgemed.serve.door import Door
 from edgemed.serve.embeddings import EmbeddingRoute
 from edgemed.serve.errors import ApiError, internal_fault
 from edgemed.serve.guard import Guard
@@ -30,7 +31,8 @@ from edgemed.serve.response_cache import CacheOptions, ResponseCache
 from edgemed.serve.room import Room
 from edgemed.serve.sessions import SessionRoutes, Sessions
 from edgemed.serve.shared_prefixes import SharedPrefixes
-from edgemed.serve.status import StatusRoutes
+from edgemed.serve.status import StatusRoutes, health_of
+from edgemed.serve.turnstile import Turnstile
 from edgemed.serve.unfinished import Unfinished
 
 _CHAT = "/v1/chat/completions"
@@ -95,7 +97,12 @@ def create_app(
     ]
     handlers = {ApiError: _api_error, HTTPException: _http_error, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    asgi = Guard(_ChatFirst(chat, app), options.allowed_hosts, metrics)
+    inside: ASGIApp = _ChatFirst(chat, app)
+    if options.access_token:
+        inside = Door(inside, options.access_token, lambda: health_of(engine, options.stall_s).status == "ok")
+    if options.shares is not None:
+        inside = Turnstile(inside, options.shares)
+    asgi = Guard(inside, options.allowed_hosts, metrics, hsts=options.hsts)
     return App(asgi, room, live, sessions, tuple(routes), prefixes)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgemed.serve.turnstile import Shares
+
 CARE_NOTICE = "Decision support: a clinician decides. Check doses before you give them."
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -48,7 +50,16 @@ class ServeOptions:
     heartbeat_s: float = 10.0
     """A silent stream gets a comment so often, so that a lost client is noticed."""
     allowed_hosts: tuple[str, ...] = LOOPBACK_NAMES
-    """Names a browser may know this server by: any other is another site's name pointed at us (DNS rebinding)."""
+    """Names a browser may know this server by, beside the address that it came to: any other is another site's name
+    pointed at us (DNS rebinding)."""
+    access_token: str = field(default="", repr=False)
+    """Asked of everybody; "" asks for none."""
+    shares: Shares | None = None
+    """What each address may ask for; None on a server that only this machine can reach."""
+    network_warning: str = ""
+    """Not empty when patients' words cross the network in the clear: shown on the page."""
+    hsts: bool = False
+    """Tell browsers to come back by TLS alone."""
 
     @property
     def served(self) -> tuple[str, ...]:

@@ -18,39 +18,39 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgemed.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from edgemed.core.offline import is_loopback
 from edgemed.core.privacy import place_of
 from edgemed.engines.base import Engine
+from edgemed.serve.addresses import address_of, own_addresses, url
 from edgemed.serve.app import App
+from edgemed.serve.connection import Connections
 
 log = logging.getLogger(__name__)
 
 _DRAIN_S = 2
+_KEEP_ALIVE_S = 5
 _END_S = 4.0
-_HEAD_S = 20.0
 _EXIT_FAILED = 1
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on a loopback address; port 0 takes a free one. Raises UsageError."""
-    if not host:
-        raise UsageError("--host is empty.", next_step="leave --host out, or use --host 127.0.0.1")
-    if not is_loopback(host):
+def listen(host: str, port: int, *, network: bool = False) -> socket.socket:
+    """A socket that listens on a loopback address, or with `network` on any; port 0 takes a free one.
+
+    "::" hears IPv4 as well. Raises UsageError.
+    """
+    address = address_of(host)
+    if not network and not is_loopback(address):
         raise UsageError(
-            f"{host} is not this machine's own loopback address. Serving other machines needs access tokens, "
-            "which come later.",
-            next_step="leave --host out, or use --host 127.0.0.1",
+            f"{host} is not this machine's own loopback address. Other machines need an access token and TLS.",
+            next_step="open it with `edgemed serve --host`, or use 127.0.0.1",
         )
-    address = "127.0.0.1" if host == "localhost" else host
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -58,6 +58,8 @@ def listen(host: str, port: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind((address, port))
         sock.listen(128)
     except (OSError, OverflowError) as error:
@@ -67,9 +69,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(sock: socket.socket) -> str:
-    """The address to open in a browser."""
+    """The address to open in a browser, of a server without TLS."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return url("http", host, port)
 
 
 @contextlib.contextmanager
@@ -85,23 +87,37 @@ def stop_signals_raise() -> Iterator[None]:
         yield
 
 
-def run(app: App, engine: Engine, sock: socket.socket, on_ready: Callable[[], None]) -> int:
+def run(
+    app: App,
+    engine: Engine,
+    sock: socket.socket,
+    on_ready: Callable[[], None],
+    connections: Connections | None = None,
+) -> int:
     """Serve until a signal comes; returns the exit code: 0 after SIGTERM or SIGHUP, 130 after Ctrl-C.
 
-    `on_ready` is called when the first request would be answered. The engine is closed at the end.
+    `on_ready` is called when the first request would be answered. The engine is closed at the end. `connections` has
+    TLS and limits, for a server on a network.
     """
-    return Server(app, engine, sock, on_ready).run()
+    return Server(app, engine, sock, on_ready, connections).run()
 
 
 class Server:
     """One server; `stop` may be called from any thread."""
 
-    def __init__(self, app: App, engine: Engine, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        engine: Engine,
+        sock: socket.socket,
+        on_ready: Callable[[], None],
+        connections: Connections | None = None,
+    ) -> None:
         self._app = app
         self._sock = sock
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._uvicorn = _Uvicorn(_config(app))
+        self._uvicorn = _Uvicorn(_config(app, connections or Connections()))
         self._exit_code = EXIT_DONE
         self._asked_to_stop = False
         self._closer = threading.Thread(target=engine.close, name="close-engine", daemon=True)
@@ -164,44 +180,23 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-class _Connection(H11Protocol):
-    """A connection that has `_HEAD_S` for the headers of each request, from its opening or their first byte."""
-
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._time_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._time_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-
-    def _time_head(self) -> None:
-        if self.conn.their_state is h11.IDLE and self._head_timer is None:
-            self._head_timer = self.loop.call_later(_HEAD_S, self.transport.close)
-        elif self.conn.their_state is not h11.IDLE and self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-
 def _told_by_place(_loop: asyncio.AbstractEventLoop, said: dict[str, Any]) -> None:
-    """Instead of asyncio's own words, which show the arguments of a callback: an answer's text among them."""
+    """Instead of asyncio's own words, which show the arguments of a callback: an answer's text among them.
+
+    A connection that broke, or never shook hands, is no fault of ours; no room for new ones is worth a line.
+    """
     error = said.get("exception")
+    if isinstance(error, OSError) and error.errno not in (errno.EMFILE, errno.ENFILE):
+        return
     log.error("fault: %s", place_of(error) if error is not None else "the event loop met one that has no place")
 
 
-def _config(app: App) -> uvicorn.Config:
+def _config(app: App, connections: Connections) -> uvicorn.Config:
     for name in ("error", "access"):  # tracebacks and addresses would hold what people typed
         logging.getLogger(f"uvicorn.{name}").setLevel(logging.CRITICAL)
     return uvicorn.Config(
         app.asgi,
-        http=_Connection,
+        http=cast("type[asyncio.Protocol]", connections.protocol),
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -209,6 +204,7 @@ def _config(app: App) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
     )
 
@@ -235,6 +231,11 @@ def _cannot_listen(error: OSError | OverflowError, host: str, port: int) -> Usag
         return UsageError(
             f"Port {port} of {host} is in use: another program, or another edgemed, listens there.",
             next_step=f"edgemed serve --port {port + 1 if port < 65535 else 8080}, or end the other program",
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return UsageError(
+            f"{host} is no address of this machine.",
+            next_step=f"use one of {', '.join(own_addresses()) or '127.0.0.1'}, or --host 0.0.0.0 for all",
         )
     if error.errno == errno.EACCES:
         return UsageError(f"Port {port} needs an administrator's rights.", next_step="use --port 8080")

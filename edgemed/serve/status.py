@@ -15,6 +15,7 @@ from edgemed import __version__
 from edgemed.core.records import Record
 from edgemed.engines.base import Cause, Engine, EngineHealth
 from edgemed.medical.language import DEFAULT_LANGUAGE, language_data, languages
+from edgemed.serve.door import SIGNED_IN
 from edgemed.serve.errors import ApiError
 from edgemed.serve.options import ServeOptions
 from edgemed.serve.response_cache import ResponseCache
@@ -117,12 +118,25 @@ class Status(Record):
     power: Power
     up_s: int
     """Since the server started, in seconds."""
+    network_warning: str
+    """Not empty when patients' words cross the network in the clear."""
+    signed_in: bool
+    """Whether this page came in by signing in: it may offer to sign out (POST /api/logout)."""
 
 
 class Serving(Record):
     """What `edgemed serve --json` says once it is ready."""
 
     url: str
+    urls: tuple[str, ...]
+    """Every address to open it at; `url` is the likeliest for a phone."""
+    network: bool
+    """Other machines can reach it."""
+    network_warning: str
+    certificate_sha256: str
+    """Of the certificate that was made here; "" without one."""
+    access_token_file: Path | None
+    """None where no token is asked for."""
     model: str
     model_path: Path
     demo: bool
@@ -175,7 +189,7 @@ class StatusRoutes:
         self._power = PowerReading()
         self._languages = language_statuses(options.languages)
 
-    def _now(self) -> Status:
+    def _now(self, signed_in: bool) -> Status:
         info, options, cache = self._engine.info, self._options, self._cache.stats()
         return Status(
             model=options.model_name,
@@ -192,6 +206,8 @@ class StatusRoutes:
             condition=condition_of(self._engine.health()),
             power=self._power.now(),
             up_s=int(time.monotonic() - self._began),
+            network_warning=options.network_warning,
+            signed_in=signed_in,
         )
 
     async def health(self, _request: Request) -> JSONResponse:
@@ -199,9 +215,10 @@ class StatusRoutes:
         health = health_of(self._engine, self._options.stall_s)
         return JSONResponse(health.model_dump(), 200 if health.status == "ok" else 503, headers=_NO_STORE)
 
-    async def status(self, _request: Request) -> JSONResponse:
+    async def status(self, request: Request) -> JSONResponse:
         """GET /api/status."""
-        return JSONResponse((await asyncio.to_thread(self._now)).model_dump(), headers=_NO_STORE)
+        now = await asyncio.to_thread(self._now, bool(request.scope.get(SIGNED_IN)))
+        return JSONResponse(now.model_dump(), headers=_NO_STORE)
 
     async def models(self, _request: Request) -> JSONResponse:
         """GET /v1/models: the one that is served, and its adapters."""

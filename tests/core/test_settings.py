@@ -20,8 +20,8 @@ def test_the_project_file_is_read(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("[modell]\n", r"modell \(line 1\) is not known; use one of the tables cache, medical, model, serve"),
-        ("[serve]\n\nprot = 1\n", r"serve.prot \(line 3\) is not known; use one of the keys host, port"),
-        ("serve = {prot = 1}\n", "serve.prot is not known; use one of the keys host, port"),
+        ("[serve]\n\nprot = 1\n", r"serve.prot \(line 3\) is not known; use one of the keys .*host, "),
+        ("serve = {prot = 1}\n", "serve.prot is not known; use one of the keys .*host, "),
         ("[serve]\nport = 'x'\n", r"serve.port \(line 2\) must be a whole number"),
         ("[serve]\nport = 99999\n", r"edgemed.toml: serve.port \(line 2\) must be at most 65535"),
         ("[cache]\ndays = 0\n", r"cache.days \(line 2\) must be more than 0"),

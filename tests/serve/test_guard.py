@@ -20,7 +20,7 @@ def test_foreign_host_name_is_refused(running: Running, host: str) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (403, "host_refused")
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9", "127.0.0.1:1", "[::1]:8080", "[::1]"])
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9", "127.0.0.1:1", "[::1]:8080", "[::1]", "::1"])
 def test_this_machine_is_accepted_under_any_port(running: Running, host: str) -> None:
     assert running.http.get("/health", headers={"Host": host}).status_code == 200
 
@@ -107,7 +107,7 @@ def test_large_body_is_refused_and_not_reset_on_a_connection_that_closes(declare
 
 @pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 def test_half_a_request_is_given_up(before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgemed.serve.server._HEAD_S", 0.2)
+    monkeypatch.setattr("edgemed.serve.connection._HEAD_S", 0.2)
     with serving(FakeEngine()) as server:
         address, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((address, int(port)), timeout=20) as client:
@@ -117,7 +117,7 @@ def test_half_a_request_is_given_up(before: bytes, monkeypatch: pytest.MonkeyPat
 
 
 def test_answer_outlives_the_time_for_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgemed.serve.server._HEAD_S", 0.05)
+    monkeypatch.setattr("edgemed.serve.connection._HEAD_S", 0.05)
     with serving(FakeEngine(seconds_per_token=0.05)) as server:
         assert server.chat().json()["usage"]["completion_tokens"] == 8
 

@@ -154,10 +154,33 @@ def test_port_in_use_is_named_with_the_next_step() -> None:
         assert again.getsockname()[1] == port
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.10", "", "example.org"])
-def test_address_that_others_can_reach_is_refused(host: str) -> None:
-    with pytest.raises(UsageError, match="access tokens" if host else "empty"):
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("0.0.0.0", "access token"),
+        ("::", "access token"),
+        ("192.168.1.10", "access token"),
+        ("", "empty"),
+        ("example.org", "no address"),
+        ("fe80::1%lo", "No browser"),
+        ("224.0.0.1", "No browser"),
+    ],
+)
+def test_address_that_others_can_reach_is_not_listened_on_by_default(host: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
         listen(host, 0)
+
+
+def test_address_of_another_machine_is_named_with_those_of_this_one() -> None:
+    with pytest.raises(UsageError, match="no address of this machine"):
+        listen("192.0.2.1", 0, network=True)
+
+
+def test_every_address_is_listened_on_with_ipv4_and_ipv6() -> None:
+    with listen("::", 0, network=True) as sock, socket.create_connection(("127.0.0.1", sock.getsockname()[1])):
+        accepted, peer = sock.accept()
+        accepted.close()
+        assert peer[0] == "::ffff:127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.5"])
