@@ -30,11 +30,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from real_process import RealServer
+from real_process import SERVE, RealServer
 from traffic import CANARY, Outcome, call, plan, send
 
 from edgemed.serve.journal import INTERRUPTED, Journal, JournalRows, read_journal
@@ -75,12 +76,12 @@ def main() -> None:
     raise SystemExit(bool(found["wrong"]))
 
 
-def kills(home: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def kills(home: Path, asked: argparse.Namespace, command: Sequence[str] = SERVE) -> dict[str, Any]:
     """All rounds, and one last start."""
     rng, found, cut = random.Random(asked.seed), Findings(), list[Outcome]()
     began = time.monotonic()
     for number in range(asked.kills + 1):
-        server = RealServer(home, asked.model)
+        server = RealServer(home, asked.model, command)
         try:
             if number % 8 == 7:
                 time.sleep(rng.uniform(0, 0.6))

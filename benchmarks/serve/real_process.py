@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 
 PASSPHRASE = "a passphrase for the failure tests"
+SERVE = (sys.executable, "-m", "edgemed", "serve")
 START_S = 180.0
 """The first start in a new data folder makes a plan."""
 
@@ -33,8 +35,11 @@ class Size:
 class RealServer:
     """One server process on a free port of loopback; `home` outlives it."""
 
-    def __init__(self, home: Path, model: str, *more: str) -> None:
-        """Starts it; `wait_ready` returns when it answers. Its stderr is added to `home.parent / "stderr.txt"`."""
+    def __init__(self, home: Path, model: str, command: Sequence[str] = SERVE) -> None:
+        """Starts it; `wait_ready` returns when it answers. Its stderr is added to `home.parent / "stderr.txt"`.
+
+        Another `command` stands in for `edgemed serve` and gets the same options.
+        """
         secret = home.parent / "passphrase"
         if not secret.exists():
             secret.touch(mode=0o600)
@@ -43,9 +48,9 @@ class RealServer:
         self.words = home.parent / "stderr.txt"
         self._stdout = home.parent / "stdout.txt"
         self._stdout.write_bytes(b"")
-        command = [sys.executable, "-m", "edgemed", "serve", model, "--offline", "--json", "--port", "0", *more]
+        whole = [*command, model, "--offline", "--json", "--port", "0"]
         with self.words.open("ab") as stderr, self._stdout.open("ab") as stdout:
-            self._process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment, cwd=home.parent)
+            self._process = subprocess.Popen(whole, stdout=stdout, stderr=stderr, env=environment, cwd=home.parent)
         self.pid = self._process.pid
         self.port = 0
         self._engine: int | None = None

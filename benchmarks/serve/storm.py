@@ -27,10 +27,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from real_process import RealServer, Size
+from real_process import SERVE, RealServer, Size
 from traffic import CANARY, Outcome, call, plan, send
 
 from edgemed.core.units import MIB
@@ -129,9 +130,9 @@ def main() -> None:
     print(json.dumps(found, indent=2))
 
 
-def storm(home: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def storm(home: Path, asked: argparse.Namespace, command: Sequence[str] = SERVE) -> dict[str, Any]:
     """The whole run in a data folder of its own."""
-    server = RealServer(home, asked.model)
+    server = RealServer(home, asked.model, command)
     try:
         serving = server.wait_ready()
         began = time.monotonic()
