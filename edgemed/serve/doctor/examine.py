@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgemed import __version__
 from edgemed.core.errors import EdgemedError
+from edgemed.serve.doctor.access import check_access
 from edgemed.serve.doctor.data_folder import check_leftovers, check_models, check_permissions, check_secret
 from edgemed.serve.doctor.leaks import check_core_dumps, check_swap
 from edgemed.serve.doctor.machine import (
@@ -38,6 +39,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("data folder", check_permissions),
     ("left behind", check_leftovers),
     ("saved answers", check_secret),
+    ("access", check_access),
     ("server", check_server),
     ("swap", check_swap),
     ("core dumps", check_core_dumps),

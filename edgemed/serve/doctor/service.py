@@ -6,40 +6,52 @@ import errno
 import http.client
 import json
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from edgemed.core.errors import UsageError
-from edgemed.core.settings import ServeSettings, project_settings
-from edgemed.serve.doctor.record import Finding, Place, fault, ok, warn
+from edgemed.core.offline import is_loopback
+from edgemed.serve.access_token import read_token
+from edgemed.serve.addresses import WILDCARDS, address_of, own_addresses
+from edgemed.serve.doctor.access import serve_settings, token_file
+from edgemed.serve.doctor.record import Finding, Place, fault, ok, unknown, warn
 
 _ANSWER_S = 2.0
 
 
 def check_server(place: Place) -> Iterator[Finding]:
-    """Whether the port is free, or a server of ours is sound there. Only this machine's own address is called."""
-    try:
-        settings = project_settings(place.project).serve
-    except UsageError:  # said by the check of the settings
-        settings = ServeSettings()
+    """Whether the port is free, or a server of ours is sound there. Only addresses of this machine are called."""
+    settings = serve_settings(place)
     port = settings.port if place.port is None else place.port
-    said = _why_taken(port)
+    try:
+        address = address_of(settings.host)
+    except UsageError as error:
+        yield fault("server", error.what, error.next_step)
+        return
+    if not is_loopback(address) and address not in (*WILDCARDS, *own_addresses()):
+        what = f"{settings.host} is no address of this machine now: the server cannot start there."
+        yield fault("server", what, "join that network, or set [serve] host to 0.0.0.0")
+        return
+    said = _why_taken(address, port)
     if not said:
         yield ok("server", f"none runs; port {port} is free")
-    elif (health := _health(port)) is not None:
-        yield _of(health, port)
-    else:
+        return
+    health = _health("127.0.0.1" if address in WILDCARDS else address, port, _token(place))
+    if health is None:
         yield fault("server", said, f"end that program, or use another: edgemed serve --port {port + 1}")
+    else:
+        yield _of(health, port)
 
 
-def _why_taken(port: int) -> str:
-    """Why no server can listen on a port of this machine; "" when one can."""
-    with socket.socket() as sock:
+def _why_taken(address: str, port: int) -> str:
+    """Why no server can listen there; "" when one can."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
         if sys.platform != "win32":  # as the server does: a connection that just ended does not hold the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(("127.0.0.1", port))
+            sock.bind((address, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return f"Port {port} is in use by another program."
@@ -47,21 +59,39 @@ def _why_taken(port: int) -> str:
     return ""
 
 
-def _health(port: int) -> dict[str, Any] | None:
-    """What a server of ours on this port says of itself; None when nobody, or somebody else, answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_S)
+def _token(place: Place) -> str:
+    path = token_file(place, serve_settings(place))
     try:
-        connection.request("GET", "/health")
-        said = json.loads(connection.getresponse().read(65536))
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()
-    return said if isinstance(said, dict) and "worker_restarts" in said else None
+        return read_token(path).value if path is not None else ""
+    except UsageError:  # said by the check of the access
+        return ""
+
+
+def _health(address: str, port: int, token: str) -> dict[str, Any] | None:
+    """What a server of ours there says of itself, with or without TLS; None when nobody, or somebody else, answers."""
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # its own, on this machine: nobody in between
+    for connection in (
+        http.client.HTTPConnection(address, port, timeout=_ANSWER_S),
+        http.client.HTTPSConnection(address, port, timeout=_ANSWER_S, context=trusting),
+    ):
+        try:
+            connection.request("GET", "/health", headers={"Authorization": f"Bearer {token}"} if token else {})
+            said = json.loads(connection.getresponse().read(65536))
+        except (OSError, http.client.HTTPException, ValueError):
+            continue
+        finally:
+            connection.close()
+        if isinstance(said, dict) and ("worker_restarts" in said or said.get("status") in ("ok", "not ok")):
+            return said
+    return None
 
 
 def _of(health: dict[str, Any], port: int) -> Finding:
     said = f"one runs on port {port}"
+    if "worker_restarts" not in health:
+        what = f"{said} and says {health['status']!r}; it asks for an access token that is not here."
+        return unknown("server", what, "look again as the user who started it")
     restarts = int(health["worker_restarts"])
     if health["status"] in ("starting", "restarting"):
         return warn("server", f"{said}, and its engine is {health['status']}.", "wait a minute, then look again")
