@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from network import bearer, entrance, token_file
 from serving import Running, serving
 
 from edgemed.core.errors import EngineFailed
@@ -180,6 +181,7 @@ def test_words_in_headers_names_and_paths_leave_no_trace(watched: Watched) -> No
     assert watched.ask("model", model=mark("model")).status_code == 404
 
 
+JSON = {"content-type": "application/json"}
 QUESTION = {"role": "user", "content": "Hello?"}
 BAD_BODIES: dict[str, Any] = {
     "json": f'{{"messages": {MARK}json'.encode(),
@@ -261,6 +263,28 @@ def test_an_interrupted_question_is_told_to_its_session_alone_and_the_key_to_nob
     assert len(kept) == 1
     files = "".join(path.read_bytes().decode("latin-1") for path in watched.folder.rglob("*") if path.is_file())
     assert key not in files + watched.heard.text + "".join(watched.told)
+
+
+def test_tokens_right_and_wrong_and_cookies_leave_no_trace(
+    tmp_path: Path, heard: Heard, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    right = token_file(tmp_path, f"{MARK}-token-of-the-clinic")
+    way_in = entrance(tmp_path, access_token_file=right)
+    with serving(FakeEngine(), entrance=way_in, journal=Journal(data)) as server:
+        watched = Watched(server, data, heard, capfd)
+        assert server.http.post("/api/login", json={"token": mark("wrong")}).status_code == 401
+        assert server.http.post("/api/login", content=mark("body"), headers=JSON).status_code == 400
+        assert server.http.get("/metrics", headers=bearer(mark("bearer"))).status_code == 401
+        assert server.http.get("/", headers={"cookie": f"__Host-edgemed={mark('cookie')}"}).status_code in (303, 401)
+        assert server.http.post("/api/login", json={"token": right.read_text().strip()}).is_success
+        assert server.http.cookies
+        assert watched.ask("signedin").status_code == 200
+        watched.look()
+        cookie = next(iter(server.http.cookies.values()))
+    watched.check()
+    kept = (data / JOURNAL_FILE).read_text() + heard.text + "".join(watched.told)
+    assert cookie not in kept
 
 
 def test_words_of_a_client_that_leaves_and_of_one_that_is_late_leave_no_trace(
