@@ -191,3 +191,43 @@ def test_any_json_object_is_json(demo: EngineProcess) -> None:
     if answer.done().reason == "stop":
         assert isinstance(json.loads(answer.text), dict)
     assert answer.text.startswith("{")
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    """A model with the tags of thinking in its vocabulary; it never ends by itself."""
+    import tiny_models
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_models, "SPECIAL_TOKENS", (*tiny_models.SPECIAL_TOKENS, "<think>", "</think>"))
+        model = tiny_models.write_tiny_qwen2(tmp_path_factory.mktemp("thinker") / "thinks.gguf")
+    engine = EngineProcess(EngineConfig(model_path=model, context_length=256))
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("penalty", [0.0, 1.5])
+def test_a_grammar_begins_with_the_answer_behind_the_thinking(
+    thinker: EngineProcess, opened: bool, penalty: float
+) -> None:
+    prompt = tuple(thinker.tokenize([PromptPart("dose <think>\n" if opened else "dose ", special=True)]))
+    request = GenerationRequest(
+        str(next(_NUMBERS)),
+        prompt,
+        30,
+        sampling=Sampling(presence_penalty=penalty),
+        reasoning_limit=5,
+        grammar='root ::= "dose " [c-d]{3}',
+        top_logprobs=1,
+    )
+    heard = ask(thinker, request)
+    done = heard.done()
+    said = "".join(e.text for e in heard.events if isinstance(e, TextEvent) and not e.reasoning)
+    assert done.reason == "stop"
+    assert said.startswith("dose ")
+    assert len(said) == 8
+    assert set(said[5:]) <= {"c", "d"}
+    assert (done.reasoning_tokens > 0) is opened
+    assert b"".join(token.drawn.piece for token in tokens_of(heard)).decode() == said
