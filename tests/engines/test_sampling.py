@@ -231,3 +231,27 @@ def test_a_grammar_begins_with_the_answer_behind_the_thinking(
     assert set(said[5:]) <= {"c", "d"}
     assert (done.reasoning_tokens > 0) is opened
     assert b"".join(token.drawn.piece for token in tokens_of(heard)).decode() == said
+
+
+def test_draws_by_a_grammar_are_as_likely_as_among_the_allowed_tokens(demo: EngineProcess) -> None:
+    told = asked(demo, 1, top_logprobs=demo.info.vocab_size)
+    told.done()
+    letters = [b" the", b" a", b" of", b" in"]
+    weight = {one.piece: math.exp(one.logprob) for one in tokens_of(told)[0].likeliest if one.piece in letters}
+    assert len(weight) == 4
+    grammar = "root ::= " + " | ".join(f'"{piece.decode()}"' for piece in letters)
+    n_draws, temperature = 150, 3.0
+    answers = [
+        asked(demo, 1, grammar=grammar, sampling=Sampling(temperature=temperature, seed=seed), top_logprobs=0)
+        for seed in range(n_draws)
+    ]
+    pieces = []
+    for answer in answers:
+        answer.wait()
+        pieces.append(tokens_of(answer)[0].drawn.piece)
+    whole = [piece for piece in pieces if piece in letters]
+    softened = {piece: value ** (1 / temperature) for piece, value in weight.items()}
+    for piece in letters:
+        share = softened[piece] / sum(softened.values())
+        spread = math.sqrt(share * (1 - share) / len(whole))
+        assert whole.count(piece) / len(whole) == pytest.approx(share, abs=4.5 * spread)
