@@ -145,7 +145,7 @@ def test_slip_in_another_language_has_the_english_beside(browser: Browser) -> No
         read_in(browser, "fr")
         told = said(browser)
         assert "Fiche de référence" in told
-        assert "[contredit la source [EN: contradicts source] 1]" in told
+        assert "[contredit la source / contradicts source 1]" in told
         assert "Do not use: a number contradicts its source." in told
         assert "n’ont pas été relus" in told
 

@@ -17,7 +17,8 @@ function sourcesOf(numbers) {
 
 function markWords(verdict, source, sources) {
   const place = sources.indexOf(source) + 1;
-  return () => withEnglish(markOf(verdict)) + (place ? ` ${place}` : "");
+  const both = (own, english) => `${own} / ${english}`; // it stands in brackets already
+  return () => withEnglish(markOf(verdict), {}, both) + (place ? ` ${place}` : "");
 }
 
 function madeValues(turn) {

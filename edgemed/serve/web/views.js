@@ -1,6 +1,6 @@
 // What the window shows: questions, calculators or a slip, and how far it is scrolled.
 
-import { byId } from "./dom.js";
+import { announce, byId } from "./dom.js";
 
 const VIEWS = ["questions", "calculators", "slip"];
 const TABS = { questions: "show-questions", calculators: "show-calculators", slip: "show-questions" };
@@ -15,6 +15,7 @@ export function showView(name) {
   const before = shownView();
   if (before === name) return;
   left[before] = page.scrollTop;
+  announce(""); // what was shown for some seconds belongs to the view before
   for (const each of VIEWS) byId(each).hidden = each !== name;
   byId("form").hidden = name !== "questions";
   document.body.classList.toggle("with-slip", name === "slip");

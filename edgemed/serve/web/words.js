@@ -36,9 +36,9 @@ export function t(key, values = {}) {
 }
 
 // As `t`, a clinical text with its English behind it.
-export function withEnglish(key, values = {}) {
-  return spoken.code === "en" || !key.startsWith(CLINICAL) ? t(key, values)
-    : `${t(key, values)} [EN: ${inEnglish(() => t(key, values))}]`;
+export function withEnglish(key, values = {}, joined = (own, english) => `${own} [EN: ${english}]`) {
+  if (spoken.code === "en" || !key.startsWith(CLINICAL)) return t(key, values);
+  return joined(t(key, values), inEnglish(() => t(key, values)));
 }
 
 function inEnglish(work) {
