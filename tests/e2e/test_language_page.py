@@ -10,6 +10,8 @@ from serving import serving
 from edgemed.demo import DEMO_NOTICE
 from edgemed.demo.supported import checked_facts
 from edgemed.engines.fake import FakeEngine
+from edgemed.serve import status
+from edgemed.serve.status import Power
 
 DANGER = "My baby is not breathing, how many mg of paracetamol?"
 WRONG = "Paracetamol for pain or fever, child, oral: 40 mg/kg every 6 hours. For 12 kg give 7 mL."
@@ -168,3 +170,22 @@ def test_page_fits_a_phone_in_every_language(browser: Browser, code: str, dark: 
         assert browser.run("return document.documentElement.scrollWidth") <= 360
         assert browser.run(CONTRASTS) == []
         assert browser.run("return document.querySelector('.calculator').lang") == "en"
+
+
+@pytest.mark.parametrize(
+    ("percent", "place", "words"),
+    [
+        (54.0, "#facts", "On battery: 54%."),
+        (None, "#facts", "On battery."),
+        (14.0, "#condition", "Battery at 14%: connect the charger"),
+    ],
+)
+def test_battery_is_told_and_an_empty_one_warned_of(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, percent: float | None, place: str, words: str
+) -> None:
+    monkeypatch.setattr(status, "power_now", lambda: Power(source="battery", percent=percent))
+    with page(browser):
+        assert words in browser.text(place)
+        assert browser.shown("#condition") is (place == "#condition")
+        read_in(browser, "fr")
+        assert words not in browser.text(place)

@@ -50,7 +50,8 @@ const WORDS = {
 const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
 
 const byId = (id) => document.getElementById(id);
-const language = navigator.languages.map((each) => each.slice(0, 2)).find((each) => each in WORDS) ?? "en";
+const kept = localStorage.getItem("edgemed.language"); // chosen on the page itself
+const language = [kept ?? "", ...navigator.languages].map((each) => each.slice(0, 2)).find((each) => each in WORDS) ?? "en";
 const words = WORDS[language];
 
 function show(id, text) {

@@ -87,8 +87,9 @@ export async function readJson(path, options = {}) {
   return jsonOf(await reach(path, options));
 }
 
+// Goes its way also when the page is being closed.
 export async function send(method, path) {
-  const response = await reach(path, { method });
+  const response = await reach(path, { method, keepalive: true });
   if (!response.ok) throw await failureOfResponse(response);
 }
 
