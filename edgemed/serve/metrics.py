@@ -42,7 +42,13 @@ OUTCOMES = (
 """How a question may end. "saved": from the answer cache; "refused": understood, but not to be answered (a 4xx)."""
 
 _SAID_AS = {"deadline_exceeded": "deadline"}
-_REFUSALS = ("context_length_exceeded", "question_refused")
+_REFUSALS = (
+    "context_length_exceeded",
+    "question_refused",
+    "rate_limit_exceeded",
+    "unsupported_schema",
+    "invalid_value",
+)
 _LANES = ("emergency", "normal")
 
 # Powers of about 2.5, from a GPU's pace to an old laptop's.
@@ -126,7 +132,7 @@ class MetricsRoute:
         return Response(text, headers={"content-type": CONTENT_TYPE, "cache-control": "no-store"})
 
 
-_STATUS_CODES = (200, 304, 400, 401, 403, 404, 405, 408, 413, 415, 421, 429, 500, 503, 504)
+_STATUS_CODES = (200, 201, 204, 303, 304, 400, 401, 403, 404, 405, 408, 413, 415, 421, 429, 500, 503, 504)
 
 
 def _histogram(name: str, words: str, buckets: tuple[float, ...], of: Metrics) -> Histogram:

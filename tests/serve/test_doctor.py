@@ -280,6 +280,10 @@ def test_a_damaged_model_is_a_fault_and_a_sound_one_is_named(place: Place) -> No
     assert "cut.gguf" in levels["fault"]
     (place.project / "edgemed.toml").write_text('[model]\npath = "/nowhere/else.gguf"\n')
     assert [finding.level for finding in check_models(place)] == ["fault", "fault", "ok"]
+    (models / "cut.gguf").unlink()
+    (place.project / "edgemed.toml").write_text(f'[serve.adapters]\nclinic = "{whole}"\n')
+    (finding, _) = check_models(place)
+    assert (finding.level, "adapter" in finding.what) == ("fault", True)
 
 
 def test_the_secret_of_saved_answers_is_looked_for_and_none_is_made(

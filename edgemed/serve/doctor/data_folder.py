@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgemed.core.errors import EdgemedError, UsageError
@@ -94,13 +94,17 @@ def _size(path: Path) -> int:
 
 
 def check_models(place: Place) -> Iterator[Finding]:
-    """Whether each model's file is whole and safe to load; its weights are not read."""
+    """Whether each file of a model or an adapter is whole and safe to load; weights are not read."""
+    from edgemed.models.adapter import check_adapter
     from edgemed.models.gguf import check_gguf
 
-    models, good = _models(place), []
-    for path in models:
+    models, adapters = _files(place)
+    checks: list[tuple[Path, Callable[[Path], object]]] = [(path, check_gguf) for path in models]
+    checks += [(path, check_adapter) for path in adapters]
+    good = []
+    for path, check in checks:
         try:
-            check_gguf(path)
+            check(path)
         except EdgemedError as error:
             step = f"copy it again from where it came, or remove it: {path}"
             yield fault("models", error.what, error.next_step or step)
@@ -112,18 +116,21 @@ def check_models(place: Place) -> Iterator[Finding]:
         yield ok(
             "models", f"{', '.join(good[:_SHOWN])} can be read" + (f", {len(good)} in all" if good[_SHOWN:] else "")
         )
-    elif not models:
+    elif not checks:
         step = f"copy a .gguf into {place.folder / 'models'}"
         yield ok("models", "none but the demonstration, which is not for care", step)
 
 
-def _models(place: Place) -> list[Path]:
+def _files(place: Place) -> tuple[list[Path], list[Path]]:
+    """Models that are installed or named in the settings, and the adapters named there."""
     models = sorted((place.folder / "models").glob("*.gguf"))
     try:
-        named = project_settings(place.project).model.path
+        settings = project_settings(place.project)
     except UsageError:  # said by the check of the settings
-        named = None
-    return models if named is None or named in models else [*models, named]
+        return models, []
+    named = settings.model.path
+    models += [named] if named is not None and named not in models else []
+    return models, list(settings.serve.adapters.values())
 
 
 def check_secret(place: Place) -> Iterator[Finding]:
