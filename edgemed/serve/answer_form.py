@@ -60,6 +60,22 @@ class AnswerForm:
             raise _not_met("does not satisfy the schema")
 
 
+def bare_numbers(text: str) -> int:
+    """How many numbers a JSON text holds outside of its strings: no unit stands with them, so the guard sees none."""
+    found = 0
+
+    def count(_: str) -> float:
+        nonlocal found
+        found += 1
+        return 0.0
+
+    try:
+        json.loads(text, parse_int=count, parse_float=count)
+    except (ValueError, RecursionError):
+        return found  # cut: those before the end
+    return found
+
+
 def form_of(wish: ResponseFormat | None) -> AnswerForm | None:
     """The form a request asks for; None for free text. Raises ApiError 400 for a schema that cannot be held."""
     if wish is None or wish.type == "text":

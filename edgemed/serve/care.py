@@ -17,7 +17,7 @@ from edgemed.medical.clinical_key import clinical_key
 from edgemed.medical.guard import Source, Verdict, check_numbers
 from edgemed.medical.language import DEFAULT_LANGUAGE, languages
 from edgemed.medical.prompts import templates_digest
-from edgemed.serve.answer_form import AnswerForm
+from edgemed.serve.answer_form import AnswerForm, bare_numbers
 from edgemed.serve.cache_privacy import private_reason, words_of_language
 from edgemed.serve.consultation import Consultation, consult, contradicted, number_fields, verdicts
 from edgemed.serve.journal import Journal, JournalEntry, now
@@ -161,6 +161,8 @@ class Care:
         facts = self._facts(question)
         result = check_numbers(text, question, (*facts, *course.case.sources))
         course.medical |= verdicts(result)
+        if course.form is not None:
+            course.medical["numbers_unchecked"] = bare_numbers(text)
         course.unsupported = result.summary[Verdict.UNSUPPORTED] + result.summary[Verdict.CONTRADICTS_SOURCE]
         course.clean_for_all = (check_numbers(text, question, facts) if course.case.sources else result).clean
         course.done, course.ended = done, done.reason

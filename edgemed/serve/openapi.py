@@ -6,7 +6,8 @@ To describe a route, add one `Operation` to OPERATIONS:
 
 `body` is the pydantic model that its body is read with, `reply` the one that its JSON answer satisfies (None: an answer
 without a body, or of the kind that `kind` names). Errors need no words: each operation has them. A test fails for a
-route of the application that is not described here; the page's files are no part of the interface.
+route of the application that is not described here; the page's files, and its way to sign in, are no part of the
+interface.
 """
 
 from __future__ import annotations
@@ -152,8 +153,10 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "edgemed", "version": __version__, "description": "docs/http.md says what each field means."},
+        # Asked for on every address but this machine's own.
+        "security": [{}, {"token": []}],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
 
 

@@ -141,6 +141,8 @@ class Medical(Told):
     """Of a text completion."""
     numbers: list[NumberFields] | None = None
     numbers_summary: dict[str, int] | None = None
+    numbers_unchecked: int | None = None
+    """Of an answer in JSON: its numbers without a unit, which nobody checked."""
 
 
 class ChatAnswerMessage(Told):

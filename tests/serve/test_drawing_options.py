@@ -182,3 +182,14 @@ def test_the_numbers_of_a_form_are_checked_as_those_of_a_text() -> None:
         body = server.chat(response_format={"type": "json_object"}).json()
     assert [number["text"] for number in body["medical"]["numbers"]] == ["150 mg"]
     assert json.loads(body["choices"][0]["message"]["content"])
+
+
+def test_bare_numbers_of_a_form_are_told_as_unchecked() -> None:
+    with serving(FakeEngine('{"a": [1, 2.5, true, null, "3 mg"], "b": {"c": -4}}')) as server:
+        medical = server.chat(response_format={"type": "json_object"}).json()["medical"]
+        assert (medical["numbers_unchecked"], [number["text"] for number in medical["numbers"]]) == (3, ["3 mg"])
+        with server.stream(response_format={"type": "json_object"}) as response:
+            assert terminal_events(events_of(response))[0]["medical"]["numbers_unchecked"] == 3
+        cut = server.chat(response_format={"type": "json_object"}, max_tokens=3).json()
+        assert (cut["choices"][0]["finish_reason"], cut["medical"]["numbers_unchecked"]) == ("length", 2)
+        assert "numbers_unchecked" not in server.chat().json()["medical"]
