@@ -149,7 +149,7 @@ def _refuse_target(target: str) -> NoReturn:
     raise UsageError(f"There is no target {target!r}; available: gguf.", next_step="edgemed export --target gguf")
 
 
-def _output_file(output: Path | None, source: Path, recipe: str, merge: Path | None) -> Path:
+def _output_file(output: Path | None, source: Path, recipe: str, merge: Path | None = None) -> Path:
     model = name_of(source) if merge is None else f"{name_of(source)}-{merge.resolve().name}"
     name = f"{model}-{Path(recipe).stem if recipe.endswith('.toml') else recipe}.gguf"
     if output is None:

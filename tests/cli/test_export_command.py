@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,31 @@ def test_json_is_the_report_and_nothing_else(tmp_path: Path) -> None:
     assert report["tokens"]["identical"] == 1000
     assert len(report["fallbacks"]) == 5
     assert "Converting" in done.stderr
+
+
+@pytest.mark.needs_torch
+def test_a_separate_adapter_lies_beside_its_base_and_both_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("peft")
+    from adapters import write_lora
+    from checkpoints import write_checkpoint
+
+    base = write_checkpoint(tmp_path / "base", "qwen2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's own
+        write_lora(tmp_path / "heart", base)
+    done = edgemed(
+        "base", "--recipe", "f16", "--adapter", "heart", "--adapter-mode", "separate", "--json", folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert Path(report["base"]["output"]).name == "base-f16.gguf"
+    assert Path(report["adapter"]["output"]).name == "base-heart.lora.gguf"
+    assert report["adapter"]["logits"]["max_difference"] <= report["adapter"]["logits"]["limit"]
+    merged = edgemed("base", "--recipe", "f16", "--adapter", "heart", folder=tmp_path)
+    assert merged.returncode == 0, merged.stderr
+    names = {path.name for path in tmp_path.glob("*.gguf")}
+    assert names == {"base-f16.gguf", "base-heart.lora.gguf", "base-heart-f16.gguf"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from adapters import write_tiny_adapter
 from machines import machine
 from tiny_models import TinyShape, write_tiny_qwen2
 from typer.testing import CliRunner, Result
@@ -86,6 +87,22 @@ def test_plan_prints_the_record_alone(model: Path, laptop: Path, tmp_path: Path)
     assert found == load_plan(saved)
     assert found.engine_config.n_slots == 2
     assert "To mend it: run this" in result.stderr
+
+
+def test_adapters_count_in_the_plan_and_one_for_another_base_is_refused(
+    model: Path, laptop: Path, tmp_path: Path
+) -> None:
+    own, deep = write_tiny_adapter(tmp_path / "own.gguf"), write_tiny_adapter(tmp_path / "deep.gguf", layers=5)
+    result = edgemed("plan", str(model), "--profile", str(laptop), "--json", "--adapter", f"own={own}")
+    assert result.exit_code == 0, result.output
+    found = Plan.model_validate_json(result.stdout)
+    assert [file.name for file in found.engine_config.adapters] == ["own"]
+    assert sum(need.n_bytes for need in found.memory if need.part == "adapters") > own.stat().st_size / 2
+    assert found.deployment is None  # nothing was timed
+    assert all(rung.adapters == found.engine_config.adapters for rung in found.ladder)
+    refused = edgemed("plan", str(model), "--profile", str(laptop), "--adapter", f"deep={deep}")
+    assert isinstance(refused.exception, ModelRefused)
+    assert "another base" in str(refused.exception)
 
 
 def test_a_plan_that_cannot_be_saved_is_shown_before_the_error(model: Path, laptop: Path, tmp_path: Path) -> None:

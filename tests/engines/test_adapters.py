@@ -120,3 +120,40 @@ print(json.dumps(said))
     assert [kind for kind, _ in said] == ["ModelRefused", "ModelRefused"]
     assert "another base" in said[0][1]
     assert "with the adapter a computes values that are no numbers" in said[1][1]
+
+
+def test_what_a_session_left_under_one_adapter_is_never_used_under_another(base: Path, tmp_path: Path) -> None:
+    one, two = (write_tiny_adapter(tmp_path / f"{seed}.gguf", seed=seed) for seed in (1, 2))
+    found = run(
+        base,
+        """
+engine = load(("one", sys.argv[2], 1.0), ("two", sys.argv[3], 1.0))
+first = tuple(range(10, 90))
+
+def turn(scheduler, number, prompt, **more):
+    scheduler.submit(GenerationRequest(number, prompt, 12, **more))
+    text, cached = "", None
+    while not scheduler.idle:
+        scheduler.admit()
+        for _, event in scheduler.step():
+            if isinstance(event, TextEvent):
+                text += event.text
+            elif hasattr(event, "cached_tokens"):
+                cached = event.cached_tokens
+    return text, cached
+
+rows = []
+for then in ("one", "two", ""):
+    scheduler = Scheduler(engine, time.monotonic)
+    turn(scheduler, "a", first, session="s", adapter="one")
+    again = turn(scheduler, "b", (*first, 5, 6, 7), session="s", adapter=then)
+    fresh = turn(Scheduler(engine, time.monotonic), "c", (*first, 5, 6, 7), adapter=then)
+    rows.append([then, again[1], again[0] == fresh[0]])
+print(json.dumps(rows))
+""",
+        one,
+        two,
+    )
+    assert found[0][1] >= 80
+    assert [row[1] for row in found[1:]] == [0, 0]
+    assert all(row[2] for row in found)
