@@ -300,7 +300,7 @@ class Scheduler:
             began = self._clock()
             tokens = self._decode(chunks)
             self._note_step(scheduled, self._clock() - began)
-            self._turns.stepped(only_read=not any(sequence.n_answer for sequence in scheduled))
+            self._turns.stepped(read=any(not sequence.n_answer for sequence in scheduled))
             self._postprocess(scheduled, tokens)
         elif not (self._running or self._waiting) and (pin := self._reuse.pin_ahead):
             self._read_ahead(pin)
@@ -345,12 +345,17 @@ class Scheduler:
         reading: list[_Sequence] = []
         if not self._running:
             return decoding
-        adapter = self._turns.next(sequence.request.adapter for sequence in self._running.values())
-        for sequence in self._running.values():
-            if sequence.request.adapter != adapter:
-                continue
-            (decoding if sequence.n_answer else reading).append(sequence)
-        budget = self._budget.tokens(len(decoding)) if reading else 0
+        running = self._running.values()
+        adapter = self._turns.next(
+            [sequence.request.adapter for sequence in running],
+            {sequence.request.adapter for sequence in running if not sequence.n_answer},
+        )
+        n_writing = 0
+        for sequence in running:
+            n_writing += sequence.n_answer > 0
+            if sequence.request.adapter == adapter:
+                (decoding if sequence.n_answer else reading).append(sequence)
+        budget = self._room_to_read(len(decoding), n_writing) if reading else 0
         for sequence in reading:
             if budget <= 0:
                 break
@@ -362,6 +367,12 @@ class Scheduler:
             budget -= len(chunk.tokens)
             decoding.append(sequence)
         return decoding
+
+    def _room_to_read(self, n_decoding: int, n_writing: int) -> int:
+        """Prompt tokens of a step; one that only reads is no longer while another adapter's answers wait for it."""
+        if n_decoding or not n_writing:
+            return self._budget.tokens(n_decoding)
+        return self._budget.tokens(n_writing) or self._engine.n_slots
 
     def _note_step(self, scheduled: list[_Sequence], seconds: float) -> None:
         n_decoding = sum(1 for sequence in scheduled if sequence.n_answer)

@@ -16,6 +16,11 @@ def test_the_project_file_is_read(tmp_path: Path) -> None:
     assert (settings.model.path, settings.serve.port) == (Path("m.gguf"), 9000)
 
 
+def test_adapters_have_a_table_of_names_and_files(tmp_path: Path) -> None:
+    (tmp_path / "edgemed.toml").write_text('[serve]\nport = 9000\n[serve.adapters]\nheart = "heart.gguf"\n')
+    assert project_settings(tmp_path).serve.adapters == {"heart": Path("heart.gguf")}
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

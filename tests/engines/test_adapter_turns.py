@@ -12,6 +12,8 @@ from edgemed.engines.adapter_turns import TURN_STEPS, AdapterTurns
 from edgemed.engines.base import DoneEvent, ErrorEvent, GenerationRequest, TextEvent
 from edgemed.engines.scheduler import Chunk, Scheduler
 
+SECONDS_A_TOKEN = 0.25
+"""Of a prompt; a step that only writes takes 1."""
 NAMES = ("", "heart", "skin", "child")
 
 
@@ -21,7 +23,7 @@ def test_whoever_has_work_waits_for_one_turn_of_each_other_at_most(plan: list[tu
     for working, reads in plan:
         chosen = turns.next(sorted(working))
         assert chosen in working
-        turns.stepped(only_read=reads)
+        turns.stepped(read=reads)
         for name in NAMES:
             waited[name] = waited[name] + 1 if name in working and name != chosen else 0
             assert waited[name] <= (len(NAMES) - 1) * TURN_STEPS
@@ -32,27 +34,28 @@ def test_a_turn_goes_on_while_nobody_else_has_work() -> None:
     order = []
     for step in range(10):
         order.append(turns.next(["skin"] if step < 6 else ["skin", "heart"]))
-        turns.stepped(only_read=False)
+        turns.stepped(read=False)
     assert order == ["skin"] * 6 + ["heart", "heart", "skin", "skin"]
 
 
-def test_one_chunk_of_a_prompt_ends_a_turn() -> None:
-    turns = AdapterTurns(turn_steps=3)
+def test_one_chunk_of_a_prompt_ends_a_turn_and_whoever_waits_to_read_shortens_the_others() -> None:
+    turns = AdapterTurns()
     order = []
-    for _ in range(8):
-        order.append(turns.next(["long", "writes"]))
-        turns.stepped(only_read=order[-1] == "long")
-    assert order == ["long", "writes", "writes", "writes", "long", "writes", "writes", "writes"]
+    for step in range(9):
+        order.append(turns.next(["long", "writes"], {"long"} if step < 7 else set()))
+        turns.stepped(read=order[-1] == "long")
+    assert order == ["long", "writes", "writes"] * 3
 
 
 class OneAdapterAStep:
     """A step engine whose tokens depend on the adapter, and that knows which slot belongs to whom."""
 
-    n_slots, n_batch, context_length, n_kept = 4, 8, 200, 0
+    n_slots, n_batch, context_length, n_kept = 4, 64, 400, 0
     closing = None
     adapters = frozenset(NAMES[1:])
 
-    def __init__(self) -> None:
+    def __init__(self, now: list[float] | None = None) -> None:
+        self.now = now or [0.0]
         self.adapter = ""
         self.made_with: dict[int, set[str]] = {}
         self.steps: list[str] = []
@@ -68,6 +71,9 @@ class OneAdapterAStep:
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
         self.steps.append(self.adapter)
+        n_tokens = sum(len(chunk.tokens) for chunk in chunks)
+        self.now[0] += 1.0 if all(chunk.wants_token for chunk in chunks) and n_tokens == len(chunks) else 0.0
+        self.now[0] += SECONDS_A_TOKEN * n_tokens if n_tokens > len(chunks) else 0.0
         for chunk in chunks:
             self.made_with[chunk.slot].add(self.adapter)
         return [NAMES.index(self.adapter) for chunk in chunks if chunk.wants_token]
@@ -96,23 +102,24 @@ def test_every_sequence_is_read_under_its_own_adapter_alone(wanted: list[tuple[s
 
 
 def test_a_long_prompt_of_another_adapter_does_not_stop_an_answer() -> None:
-    engine = OneAdapterAStep()
-    scheduler = Scheduler(engine, lambda: 0.0)
-    scheduler.submit(GenerationRequest("writes", (1,), 100, adapter="heart"))
-    scheduler.admit()
-    scheduler.step()
-    scheduler.submit(GenerationRequest("reads", (1,) * 160, 5, adapter="skin"))
-    longest = pause = 0
-    while "writes" in scheduler._running:
+    now = [0.0]
+    engine = OneAdapterAStep(now)
+    scheduler = Scheduler(engine, lambda: now[0])
+    scheduler.submit(GenerationRequest("writes", (1,), 150, adapter="heart"))
+    for _ in range(5):
         scheduler.admit()
         scheduler.step()
-        pause = pause + 1 if engine.steps[-1] == "skin" else 0
-        longest = max(longest, pause)
-    assert engine.steps.count("skin") > 12
-    # One chunk at a time while the prompt is read; a turn of writing afterwards.
-    assert longest <= TURN_STEPS
-    reading = engine.steps[: engine.steps.index("skin") + 3 * (TURN_STEPS + 1)]
-    assert "skin,skin" not in ",".join(reading)
+    scheduler.submit(GenerationRequest("reads", (1,) * 160, 5, adapter="skin"))
+    began, first, last, longest = now[0], 0.0, now[0], 0.0
+    while not scheduler.idle:
+        scheduler.admit()
+        for name, event in scheduler.step():
+            if name == "reads" and isinstance(event, TextEvent):
+                first = first or now[0]
+            if name == "writes" and isinstance(event, TextEvent):
+                longest, last = max(longest, now[0] - last if not first else 0.0), now[0]
+    assert 1.0 < longest <= 3.0  # a step of one token takes 1
+    assert first - began <= 2.5 * 160 * SECONDS_A_TOKEN  # reading keeps a good part of its speed alone
 
 
 def test_an_unknown_adapter_ends_the_request_and_asking_again_is_no_use() -> None:
