@@ -88,7 +88,14 @@ class StreamOptions(Strict):
     """What a stream carries besides the text."""
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_obfuscation: Annotated[bool, WithJsonSchema({"const": False})] | None = None
+
+    @field_validator("include_obfuscation")
+    @classmethod
+    def _not_padded(cls, value: bool | None) -> bool | None:
+        if value:
+            raise ValueError("is not supported: chunks are not padded; leave it out")
+        return value
 
 
 class Calculation(Strict):

@@ -86,6 +86,7 @@ def test_wrong_type_is_named(fields: dict[str, Any], param: str) -> None:
         ({"stop": ["x", "x" * 257]}, "stop"),
         ({"seed": 2**63}, "seed"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"top_k": -1}, "top_k"),
         ({"top_k": 2**31}, "top_k"),
         ({"min_p": 1.1}, "min_p"),
