@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Answer, ask
+from tiny_models import MERGES, vocabulary
 
 from edgemed.core.prompt import Message
 from edgemed.demo import demo_model_path
@@ -155,3 +156,78 @@ def test_a_conversation_is_reused_however_the_engine_is_set_up(endless_model: Pa
         answered(engine, prompt[:30], session="s")
         again, cached = answered(engine, prompt, session="s")
         assert (again.text, cached) == (plain.text, 30)
+
+
+def write_tiny_mamba(path: Path) -> Path:
+    """A recurrent model of two layers with random weights and the tiny vocabulary."""
+    import gguf
+    import numpy as np
+
+    hidden, inner, state, rank, conv = 32, 64, 8, 4, 4
+    tokens = vocabulary()
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_block_count(2)
+    writer.add_context_length(512)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(1)  # it has none; our reader wants one
+    writer.add_ssm_conv_kernel(conv)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(tokens))
+    writer.add_token_merges(list(MERGES))
+    writer.add_eos_token_id(len(tokens) - 1)
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(tokens), hidden), "output_norm.weight": (hidden,)}
+    for layer in range(2):
+        block = {
+            "attn_norm.weight": (hidden,),
+            "ssm_in.weight": (2 * inner, hidden),
+            "ssm_conv1d.weight": (inner, conv),
+            "ssm_conv1d.bias": (inner,),
+            "ssm_x.weight": (rank + 2 * state, inner),
+            "ssm_dt.weight": (inner, rank),
+            "ssm_dt.bias": (inner,),
+            "ssm_a": (inner, state),
+            "ssm_d": (inner,),
+            "ssm_out.weight": (hidden, inner),
+        }
+        shapes |= {f"blk.{layer}.{name}": size for name, size in block.items()}
+    random = np.random.default_rng(0)
+    for name, size in shapes.items():
+        values = np.ones(size, np.float32) if "norm" in name else random.standard_normal(size).astype(np.float32)
+        writer.add_tensor(name, -np.abs(values) if name.endswith("ssm_a") else values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_windowed(path: Path) -> Path:
+    """A Gemma 3 whose layers, all but each sixth, forget what is more than 16 tokens ago."""
+    pytest.importorskip("torch")
+    from checkpoints import write_checkpoint
+
+    from edgemed.export.gguf import convert
+    from edgemed.export.preflight import prepare
+
+    convert(prepare(write_checkpoint(path.with_suffix(""), "gemma3"), path, "f32"), path)
+    return path
+
+
+@pytest.mark.parametrize("write", [write_tiny_mamba, write_windowed])
+def test_a_model_whose_state_cannot_be_cut_reuses_nothing_and_answers_right(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    prompt = tuple((i * 37) % 250 + 3 for i in range(60))
+    with opened(write(tmp_path / "model.gguf"), context_length=256) as engine:
+        plain, _ = answered(engine, prompt)
+        engine.pin([prompt[:20]])
+        answered(engine, prompt[:30], session="s")
+        again, cached = answered(engine, prompt, session="s")
+        assert (again.text, cached) == (plain.text, 0)
