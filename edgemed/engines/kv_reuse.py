@@ -7,8 +7,9 @@ Three rules keep patients apart.
     Where anything is unsure, after a failed step or a copy that did not arrive, everything kept is erased.
 
 Kept sequences take no cells beyond the pool of the slots: the least recently used ones, sessions before pins, give way
-as soon as a step needs the cells, so that every admitted request can reach the full context length. What the model
-alone has read can be reused for the model alone: an adapter's sessions are its own, and pins belong to no adapter.
+as soon as a step needs the cells, so that every admitted request can reach the full context length; sessions hold half
+of the pool at most, or one slot's length. What the model alone has read can be reused for the model alone: an adapter's
+sessions are its own, and pins belong to no adapter.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ class KvReuse:
     def __init__(self, cache: KvCache) -> None:
         self._cache = cache
         self._n_cells = cache.n_slots * cache.context_length
+        # Attention passes over every cell up to the last one in use, whosever it is: with 6,120 of 8,192 kept, a model
+        # of 0.5B's shape took 28 % more CPU time for each prompt token, and 5 % more for each drawn one.
+        self._most_session_tokens = max(cache.context_length, self._n_cells // 2)
         self._cells = Cells()
         self._slots: dict[int, Span] = {}
         self._free = list(range(cache.n_slots + cache.n_kept - 1, cache.n_slots - 1, -1))
@@ -178,6 +182,8 @@ class KvReuse:
         del self._slots[slot]
         self.due.pop(slot, None)
         self._sessions[session] = _Kept(kept, tokens, end, adapter)
+        while sum([len(own.tokens) for own in self._sessions.values()]) > self._most_session_tokens:
+            self.forget_session(next(iter(self._sessions)))
 
     def forget_session(self, session: str) -> None:
         """Erase what is kept of a session; unknown ones are ignored."""

@@ -427,19 +427,28 @@ def test_a_forgotten_session_leaves_no_cell(when: str) -> None:
 
 
 def test_sessions_give_way_before_pins_and_the_oldest_first() -> None:
-    engine, scheduler = scheduler_on(n_slots=2, length=20)
+    engine, scheduler = scheduler_on(n_slots=3, length=20, n_batch=40)
     pin = (1, 1, 2, 2)
     scheduler.pin([pin])
     settle(scheduler)
     for name in ("old", "new"):
         ask(scheduler, name, long_answer(()), session=name)
     assert scheduler._reuse.n_cells_used == 4 + 2 * 11
-    scheduler.submit(GenerationRequest("big", (3,) * 18, 2))
+    for name in ("big", "too"):
+        scheduler.submit(GenerationRequest(name, (3,) * 18, 2))
     scheduler.admit()
     while scheduler.n_running:
         scheduler.step()
     assert list(scheduler._reuse._sessions) == ["new"]
     assert engine.history_of(next(iter(scheduler._reuse._pins.values())).kept.sequence) == pin  # type: ignore[union-attr]
+
+
+def test_sessions_hold_no_more_than_half_of_the_cells() -> None:
+    engine, scheduler = scheduler_on(n_slots=4, length=20)
+    for number in range(12):
+        ask(scheduler, str(number), long_answer(()), session=str(number))
+        assert len(engine.cells) <= 40
+    assert list(scheduler._reuse._sessions) == ["9", "10", "11"]
 
 
 def test_a_pin_that_had_to_go_is_read_again_when_it_had_been_of_use() -> None:
