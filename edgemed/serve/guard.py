@@ -9,12 +9,11 @@ is ever sent.
 from __future__ import annotations
 
 import logging
-import traceback
-from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgemed.core.privacy import place_of
 from edgemed.serve import stream
 from edgemed.serve.addresses import plain_address
 from edgemed.serve.errors import ApiError, internal_fault
@@ -67,7 +66,7 @@ class Guard:
         except ApiError as error:
             await error.response()(scope, receive, reply.send)
         except Exception as error:
-            log.error("%s", _place_of(error))
+            log.error("fault: %s", place_of(error))
             await reply.finish(scope, receive, internal_fault())
 
     def _check(self, scope: Scope) -> None:
@@ -131,10 +130,3 @@ def _name_of(host: str) -> str:
 
 def _bare(name: str) -> str:
     return name[1:-1] if name.startswith("[") and name.endswith("]") else name
-
-
-def _place_of(error: Exception) -> str:
-    """Where it happened; the message is left out, because it may hold what a person typed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-3:]]
-    return f"fault: {type(error).__name__} at {' > '.join(places)}"

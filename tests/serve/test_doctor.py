@@ -123,6 +123,7 @@ def test_no_swap_is_well_and_an_unreadable_one_is_not_known(place: Place) -> Non
 def test_windows_and_macos_say_honestly_what_is_not_known(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = Place(folder=place.folder, project=place.project, system="win32")
     assert "BitLocker" in found(check_swap, elsewhere, "unknown").next_step
+    assert "WindowsErrorReporting" in found(check_core_dumps, elsewhere, "unknown").next_step
     mac = Place(folder=place.folder, project=place.project, system="darwin")
     for words, level in (("total = 0.00M (encrypted)", "ok"), ("", "unknown")):
         done = type("Done", (), {"stdout": words})

@@ -96,6 +96,13 @@ def _disk_of(place: Place, file: str) -> str:
 
 def check_core_dumps(place: Place) -> Iterator[Finding]:
     """Whether a crash would leave an image of memory: of our processes, and of the browser that shows the answers."""
+    if place.system == "win32":
+        yield unknown(
+            "core dumps",
+            "Windows may keep small memory images of programs that crash; edgemed cannot forbid it.",
+            "turn it off, in an administrator's PowerShell: Disable-WindowsErrorReporting",
+        )
+        return
     if os.name == "posix":
         forbid_core_dumps()  # as every process of edgemed does; here to see that it works on this system
         if not core_dumps_are_off():
