@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -144,7 +143,6 @@ def be_the_server(setting: Setting) -> None:
     engine.start()
     lists.wait(every_language=True)
     sock = listen("127.0.0.1", 0)
-    seen: Any = engine if setting.pins else Unpinned(engine)
     options = ServeOptions(model_name="bench", max_waiting=64, paced=setting.paced)
     with tempfile.TemporaryDirectory() as folder:
         cache = ResponseCache(CacheOptions(memory_entries=0))
@@ -153,22 +151,15 @@ def be_the_server(setting: Setting) -> None:
             secret.touch(mode=0o600)
             secret.write_text("a passphrase for a benchmark alone")
             cache = open_cache(CacheOptions(), Path(folder), passphrase_file=secret)
-        app = create_app(seen, options, cache=cache, facts=checked_facts)
-        run(app, seen, sock, lambda: print(url_of(sock), flush=True))
+        app = create_app(engine, options, cache=cache, facts=checked_facts)
+
+        def announce() -> None:
+            if setting.pins:
+                app.prefixes.begin()
+            print(url_of(sock), flush=True)
+
+        run(app, engine, sock, announce)
         cache.close()
-
-
-class Unpinned:
-    """The engine, to which nobody tells the beginnings that prompts share."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def pin(self, prefixes: Any) -> None:
-        """Nothing."""
 
 
 if __name__ == "__main__":

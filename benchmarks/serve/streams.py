@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -101,7 +102,8 @@ def compare(ours: Served, theirs: Served, texts: Iterator[str], n_streams: int, 
         blocks[ours.name] += mine
         blocks[theirs.name] += yours
         ratios.append(tuple(_mean(mine, name) / _mean(yours, name) for name in _FIGURES))  # type: ignore[arg-type]
-        print(f"{n_streams} streams, round {turn}: {ratios[-1][0]:.3f}", file=sys.stderr, flush=True)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in zip(_FIGURES, ratios[-1], strict=True))
+        print(f"{n_streams} streams, round {turn}: {shown}", file=sys.stderr, flush=True)
     found: dict[str, Any] = {name: figures(turns) for name, turns in blocks.items()}
     columns = list(zip(*ratios, strict=True))
     found["ratio"] = {name: summary(list(column)) for name, column in zip(_FIGURES, columns, strict=True)}
@@ -212,8 +214,11 @@ def times(seconds: list[float]) -> dict[str, float]:
     return {"p50": round(1000 * share(seconds, 0.5), 2), "p95": round(1000 * share(seconds, 0.95), 2)}
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
+def summary(values: list[float]) -> dict[str, float] | None:
+    """Median, smallest and largest; None where nothing could be measured."""
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return None
     return {
         "median": round(statistics.median(values), 4),
         "low": round(min(values), 4),

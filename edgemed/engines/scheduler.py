@@ -355,7 +355,7 @@ class Scheduler:
             n_writing += sequence.n_answer > 0
             if sequence.request.adapter == adapter:
                 (decoding if sequence.n_answer else reading).append(sequence)
-        budget = self._room_to_read(len(decoding), n_writing) if reading else 0
+        budget = self._room_to_read(len(decoding), n_writing, reading) if reading else 0
         for sequence in reading:
             if budget <= 0:
                 break
@@ -368,10 +368,11 @@ class Scheduler:
             decoding.append(sequence)
         return decoding
 
-    def _room_to_read(self, n_decoding: int, n_writing: int) -> int:
+    def _room_to_read(self, n_decoding: int, n_writing: int, reading: Sequence[_Sequence]) -> int:
         """Prompt tokens of a step; one that only reads is no longer while another adapter's answers wait for it."""
         if n_decoding or not n_writing:
-            return self._budget.tokens(n_decoding)
+            n_unread = sum([len(sequence.request.prompt) - sequence.n_read for sequence in reading])
+            return self._budget.tokens(n_decoding, len(reading), n_unread)
         return self._budget.tokens(n_writing) or self._engine.n_slots
 
     def _note_step(self, scheduled: list[_Sequence], seconds: float) -> None:

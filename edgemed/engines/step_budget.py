@@ -14,12 +14,15 @@ from collections import deque
 STRETCH = 2.6
 """Gaps between tokens stay under three times the usual also when steps vary, and the reading keeps most of its speed:
 1 - 1/2.6 of each step is its own."""
-_MOST_STRETCH = 2.85
-"""Rounding to whole rows may go so far."""
+_MOST = 1.15
+"""Rounding to whole rows may go so far beyond what is wanted."""
 _FEWEST = 2
 """A prompt is read on beside any number of streams, and however slow the machine is."""
-_ROWS = 4
-"""llama.cpp multiplies packed weights with four tokens at a time; a rest is read one by one, each as dear as four."""
+_ROWS, _MANY_ROWS = 4, 16
+"""llama.cpp multiplies packed weights with four tokens at a time, and twelve more cost as much as sixteen more: a step
+of 8 tokens took 80 ms where 16 took 109, 12 about as long, and 4 took 49 (benchmarks/serve/chunks.py)."""
+_SHORT = 32
+"""So few tokens are read at once: in pieces they would cost half as much again, and one step is soon over."""
 _DECODING, _READING = 15, 9
 """Steps that a median is taken of."""
 
@@ -36,24 +39,27 @@ class StepBudget:
         self._read_alone: deque[float] = deque(maxlen=_READING)
         """Seconds for each prompt token of steps in which nobody decoded."""
 
-    def tokens(self, n_decoding: int) -> int:
-        """Most prompt tokens of the next step; 0 to see once what the streams take alone."""
+    def tokens(self, n_decoding: int, n_reading: int = 1, n_unread: int | None = None) -> int:
+        """Most prompt tokens of the next step, beside so many streams; 0 to see once what the streams take alone.
+
+        Prompts of `n_reading` requests have `n_unread` tokens left, None for many.
+        """
         most = self._n_batch - n_decoding
         if n_decoding == 0 or most <= 0:
             return max(0, most)
+        if n_unread is not None and n_unread <= _SHORT:
+            return min(most, n_unread)
         step_s = self._step_s(n_decoding)
         if step_s is None:
             return 0
         token_s = self._token_s()
         if token_s is None:
             return min(most, _ROWS)
-        if token_s <= 0.0 or (STRETCH - 1) * step_s >= most * token_s:  # also where the clock sees no time
+        # Who waits for the first word counts as much as who waits for the next.
+        more_s = (STRETCH * max(1.0, n_reading / n_decoding) - 1) * step_s
+        if token_s <= 0.0 or more_s >= most * token_s:  # also where the clock sees no time
             return most
-        wanted, bearable = ((stretch - 1) * step_s / token_s for stretch in (STRETCH, _MOST_STRETCH))
-        whole_rows = round((n_decoding + wanted) / _ROWS) * _ROWS - n_decoding
-        if whole_rows > bearable:
-            whole_rows -= _ROWS
-        return min(most, whole_rows if whole_rows >= _FEWEST else whole_rows + _ROWS)
+        return min(most, _whole_rows(n_decoding, more_s / token_s))
 
     def note(self, n_decoding: int, n_read: int, seconds: float) -> None:
         """A step of `n_decoding` streams and `n_read` prompt tokens took so long."""
@@ -77,3 +83,15 @@ class StepBudget:
         if not self._beside:
             return alone
         return max(statistics.median(self._beside), (alone or 0.0) / 2)
+
+
+def _whole_rows(n_decoding: int, wanted: float) -> int:
+    """About so many prompt tokens, so that none of the engine's rows stays empty; at least two."""
+    bearable = n_decoding + _MOST * wanted
+    n_rows = round((n_decoding + wanted) / _ROWS) * _ROWS
+    if n_rows > bearable:
+        n_rows -= _ROWS
+    if n_rows % _MANY_ROWS == _MANY_ROWS - _ROWS and n_rows + _ROWS <= bearable:
+        n_rows += _ROWS
+    n_tokens = n_rows - n_decoding
+    return n_tokens if n_tokens >= _FEWEST else n_tokens + _ROWS

@@ -139,6 +139,22 @@ def test_a_step_holds_a_whole_number_of_the_engines_rows() -> None:
         assert (n_decoding + budget.tokens(n_decoding)) % 4 == 0
 
 
+def test_a_short_rest_is_read_at_once() -> None:
+    budget = StepBudget(N_BATCH)
+    budget.note(0, 100, 10.0)
+    budget.note(1, 0, 0.01)
+    assert budget.tokens(1, 1, 25) == 25
+    assert budget.tokens(1, 1, 2000) < 25
+
+
+def test_many_who_wait_for_their_first_word_count_more_than_one_who_writes() -> None:
+    budget = StepBudget(N_BATCH)
+    budget.note(0, 100, 0.6)
+    budget.note(1, 0, 0.03)
+    assert budget.tokens(1, 1) < 12
+    assert budget.tokens(1, 7) > 60
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     prompts=st.lists(st.integers(1, 300), min_size=1, max_size=8),
