@@ -100,6 +100,14 @@ def test_late_and_left_questions_are_told_apart() -> None:
         assert ended(settled(server, 2)) == {"deadline": 1, "client_gone": 1}
 
 
+def test_tokens_of_an_answer_that_nobody_waited_for_are_counted() -> None:
+    with serving(FakeEngine(held=True)) as server:
+        with server.stream() as response:
+            server.engine.release(3)
+            assert any('"content": " an"' in line for line in response.iter_lines())
+        assert of(settled(server, 1), "generated_tokens_total") == 3
+
+
 def test_saved_answers_are_hits_by_level_and_cost_no_token() -> None:
     with serving(FakeEngine("Give it when the fever is high."), cache=ResponseCache(CacheOptions())) as server:
         question = "How much paracetamol for a child with fever?"
