@@ -83,7 +83,7 @@ class ChatEndpoint:
                 await course.secured
 
     async def _ask(self, course: Course, receive: Receive, send: Send) -> None:
-        with self._room.enter() as answer:
+        with self._room.enter(emergency=course.case.emergency) as answer:
             course.id = answer.id
             reply = Reply(course, self._care, self._options, send)
             async with answer.watched(receive):

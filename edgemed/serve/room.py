@@ -14,6 +14,8 @@ from edgemed.serve.metrics import Metrics
 
 _FIRST_GUESS_S = 20.0
 _WEIGHT = 0.3
+_EMERGENCY_PLACES = 8
+"""Beyond those of all: an emergency must not be turned away because questions that can wait are many."""
 
 
 class Room:
@@ -37,11 +39,11 @@ class Room:
         return self._engine.info.n_slots
 
     @contextmanager
-    def enter(self) -> Iterator[Answer]:
+    def enter(self, *, emergency: bool = False) -> Iterator[Answer]:
         """A place for one answer, until the block ends. Raises ApiError 503 when all are taken."""
         if self._failure is not None:
             raise self._failure
-        if len(self._inside) >= self._n_slots + self._max_waiting:
+        if len(self._inside) >= self._n_slots + self._max_waiting + emergency * _EMERGENCY_PLACES:
             raise self._full()
         answer = Answer(self._engine, self._metrics)
         self._inside.append(answer)

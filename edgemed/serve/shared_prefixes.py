@@ -3,8 +3,9 @@
 A prefix is what two prompts with different questions have in common, found by rendering and cutting both, so that it is
 right for whatever the model's chat template does around a question. It holds no word of a person's: there was none.
 
-It costs twelve short tokenizations for each language, in a thread of its own (about 10 ms), and the engine reads the
-tokens while nobody asks; the server is ready without it. English comes first, other languages when somebody uses them.
+It costs twelve renderings and short tokenizations for each language, in a thread of its own (about 60 ms of CPU), and
+the engine reads the tokens while nobody asks; the server is ready without it. English comes first, other languages when
+somebody uses them.
 """
 
 from __future__ import annotations

@@ -282,6 +282,18 @@ def test_finished_request_is_not_cancelled_afterwards(running: Running) -> None:
     assert running.engine.cancelled == []
 
 
+def test_an_emergency_is_let_in_where_other_questions_are_too_many() -> None:
+    with serving(FakeEngine(held=True), max_waiting=1) as server:
+        with server.stream() as first, server.stream() as second:
+            assert server.engine.wait_until_running()
+            assert server.chat().status_code == 503
+            with server.stream("My baby is not breathing, what do I do?") as urgent:
+                server.engine.run_free()
+                for response in (urgent, first, second):
+                    assert "[DONE]" in response.read().decode()
+        assert [request.lane for request in server.engine.requests] == ["normal", "normal", "emergency"]
+
+
 def test_full_queue_is_a_503_with_a_time(held: Running) -> None:
     with serving(FakeEngine(held=True), max_waiting=1) as server:
         with server.stream() as first, server.stream() as second:
