@@ -5,6 +5,8 @@ import { listed, t, worded } from "./words.js";
 
 const ICONS = { contradicts_source: "warning", unsupported: "question", repeated_from_question: "back", from_source: "check" };
 
+const SHORT = 16;
+
 // A verdict that this page does not know supports nothing.
 const known = (verdict) => (verdict in ICONS ? verdict : "unsupported");
 
@@ -55,7 +57,8 @@ function mark(group) {
   tip.id = newId("tip");
   tip.hidden = true;
   // A span and no button: the text of a button is left out when an answer is copied.
-  const kept = group.words.replace(/(\d) /g, "$1\u00a0"); // whatever its unit
+  // Whatever its unit; a short one stays whole: "2 to 59 months".
+  const kept = group.words.replace(group.words.length <= SHORT ? / /g : /(?<=\d) /g, "\u00a0");
   const tag = element("span", "tag", " ", icon(ICONS[known(group.verdict)]), worded("span", "", markOf(group.verdict)));
   const made = element("span", `number ${group.verdict}`, kept, tag);
   made.tabIndex = 0;

@@ -12,12 +12,12 @@ const RIGHT = 8;
 const TOP = 10;
 const BOTTOM = 36;
 
-// `plot`: {title, unit, lines: [{name, of(sample) -> number or null}]}, names are keys of words.
+// `plot`: {title, unit, whole (numbers alone), lines: [{name, of(sample) -> number or null}]}, names are keys of words.
 // Returns the node; `samples` are oldest first, `t` seconds ago.
 export function drawPlot(plot, samples) {
   const lines = plot.lines.map((line) => ({ ...line, points: samples.map((sample) => [sample.t, line.of(sample)]) }));
   const known = lines.flatMap((line) => line.points.map(([, value]) => value)).filter((value) => value !== null);
-  const ticks = ticksTo(Math.max(...known, 0));
+  const ticks = ticksTo(Math.max(...known, 0), plot.whole);
   const figure = element("figure", "plot", caption(plot));
   if (!known.length) {
     figure.append(worded("p", "", "plot.nothing"));
@@ -34,10 +34,11 @@ function caption(plot) {
 }
 
 // Round steps from 0 to at least `most`: [0, 2, 4, 6].
-function ticksTo(most) {
+function ticksTo(most, whole) {
   const rough = Math.max(most, 1e-6) / 4;
   const ten = 10 ** Math.floor(Math.log10(rough));
-  const step = Math.max([1, 2, 2.5, 5, 10].find((each) => each * ten >= rough) * ten, most > 3 ? 1 : 0.25);
+  const steps = whole ? [1, 2, 5, 10] : [1, 2, 2.5, 5, 10];
+  const step = Math.max(steps.find((each) => each * ten >= rough) * ten, whole ? 1 : 0.25);
   const ticks = [0];
   while (ticks.at(-1) < most || ticks.length < 3) ticks.push(ticks.at(-1) + step);
   return ticks;

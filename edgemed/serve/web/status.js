@@ -17,11 +17,11 @@ const PLOTS = [
     lines: [{ name: "plot.memory", of: (s) => (s.memory_bytes === null ? null : s.memory_bytes / GIB) }],
   },
   {
-    title: "plot.queue", unit: "plot.queue_unit",
+    title: "plot.queue", unit: "plot.queue_unit", whole: true,
     lines: [{ name: "plot.running", of: (s) => s.running }, { name: "plot.waiting", of: (s) => s.waiting }],
   },
   {
-    title: "plot.hits", unit: "plot.hits_unit",
+    title: "plot.hits", unit: "plot.hits_unit", whole: true,
     lines: [{ name: "plot.asked", of: (s) => s.questions }, { name: "plot.cache_hits", of: (s) => s.cache_hits }],
   },
 ];
