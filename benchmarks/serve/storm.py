@@ -37,6 +37,7 @@ from traffic import CANARY, Outcome, call, plan, send
 from edgemed.core.units import MIB
 
 _SETTLE_S = 2.0
+_LATER_S = 0.5
 
 
 class Storm:
@@ -79,7 +80,10 @@ class Storm:
             if number % 40 == 0:  # conversations come and go
                 key = str(call(self._server.port, "POST", "/api/sessions")[1]["id"])
             asked, session = plan(number, self._asked.seed, lambda: key if number % 2 else None)  # noqa: B023
-            self._note(send(self._server.port, asked, session))
+            outcome = send(self._server.port, asked, session)
+            self._note(outcome)
+            if outcome.status == 503:  # told to come again later
+                time.sleep(_LATER_S)
 
     def _note(self, outcome: Outcome) -> None:
         with self._lock:

@@ -142,6 +142,10 @@ class Fallback:
         why = self.ladder.squeezed(self._balance.machine(), now, busy=busy)
         return bool(why) and self.ladder.step_down("memory", f"{_WORDS['memory']} {why}", now)
 
+    def rested(self) -> None:
+        """Losses of before count no more."""
+        self._budget = RestartBudget(self._limits)
+
     def answered(self) -> None:
         """An answer came to its end."""
         self._budget.note_answer()

@@ -23,8 +23,10 @@ class Limits:
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
     max_restarts: int = 5
-    """Within `window_s`; after that the engine has failed for good."""
+    """Within `window_s`; after that the engine has failed, until it has rested."""
     window_s: float = 600.0
+    rest_s: float = 300.0
+    """After too many losses, before one more try: nobody may be there who could start the server again."""
     proven_answers: int = 3
     """Answers that came to their end after a loss: the new child was worth its start, and the loss counts no more."""
     tokenize_s: float = 30.0

@@ -4,7 +4,7 @@ A malformed model, a driver's fault or the system's memory killer ends the child
     running requests end with a retryable ErrorEvent: half an answer cannot be continued safely,
     requests that had not begun wait for the next child, and nobody notices more than a delay; they are then
     sent one at a time, and one whose sending ends a second child fails for good,
-    a new child is started after a pause that doubles, until there were too many,
+    a new child is started after a pause that doubles; after too many all requests fail until it has rested,
     on a lower rung of the plan's ladder where memory or a device was lost (ladder.py says when, and when back).
 A child that shows no progress for too long while it has work is taken for hung and killed; stall.py says how long that
 is. After a sleep of the machine devices are looked for again.
@@ -78,6 +78,8 @@ class EngineProcess:
         self._restarts = 0
         self._cells: tuple[int, int] | None = None
         """Of the KV cache: those that hold a token, and all; None until the child has said it."""
+        self._worn_out = False
+        """It failed by too many losses, and not for a reason that stays."""
         self._stood_still = False
         """The last look came much later than it was due: the whole machine did."""
         self._pinned = b""
@@ -334,7 +336,7 @@ class EngineProcess:
         try:
             while self._launch():
                 self._watch()
-                if not self._pause(self._recover()):
+                if not self._pause(self._recover()) and not self._rest():
                     return
         except Exception as error:  # this thread's door: without it everybody would wait for ever
             _log.error("The engine's watch failed: %s.", place_of(error))
@@ -350,6 +352,20 @@ class EngineProcess:
                     return True
                 self._requests.expire_unsent(now)
                 self._changed.wait(min(end - now, self._limits.tick_s))
+        return False
+
+    def _rest(self) -> bool:
+        """After too many losses: wait, then True for one more try; False when there is to be none."""
+        end = time.monotonic() + self._limits.rest_s
+        with self._changed:
+            while self._state == "failed" and self._worn_out:
+                now = time.monotonic()
+                if now >= end:
+                    self._worn_out = False
+                    self._fallback.rested()
+                    self._begin_restart("It had failed too often, has rested, and is tried again.")
+                    return True
+                self._changed.wait(end - now)
         return False
 
     def _launch(self) -> bool:
@@ -480,6 +496,7 @@ class EngineProcess:
             _log.warning("%s", error.what)
             self._requests.end_begun(f"{error.what} The answer is incomplete: ask again.", blame=not verdict.moved)
             if verdict.pause_s is None:
+                self._worn_out = True
                 self._fail(self._too_often(error))
                 return 0.0
             self._loading.begin()

@@ -10,6 +10,7 @@ from conftest import ask
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgemed.core.errors import EngineFailed
 from edgemed.core.prompt import PromptPart
 from edgemed.engines import wire
 from edgemed.engines.base import EngineConfig, GenerationRequest
@@ -107,6 +108,21 @@ def test_a_worker_that_is_killed_again_and_again_between_answers_is_always_repla
             child = machine.child
             child.die("fault")
             until(lambda: machine.child is not child and engine.health().state == "ready")  # noqa: B023
+
+
+def test_after_too_many_losses_it_rests_and_is_tried_again(endless_model: Path) -> None:
+    machine = Machine()
+    limits = Limits(first_pause_s=0.001, tick_s=0.01, max_restarts=0, rest_s=0.3)
+    with engine_on(machine, endless_model, limits=limits, ladder=()) as engine:
+        machine.child.die("fault")
+        until(lambda: engine.health().state == "failed")
+        with pytest.raises(EngineFailed, match="1 times"):
+            ask(engine, GenerationRequest("refused", (65,) * 5, 3))
+        until(lambda: engine.health().state == "ready")
+        assert ask(engine, GenerationRequest("a", (65,) * 5, 3)).done().completion_tokens == 3
+        machine.child.die("fault")
+        until(lambda: engine.health().state == "failed")
+    assert engine.health().state == "closed"
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
