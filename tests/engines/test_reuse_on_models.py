@@ -231,3 +231,18 @@ def test_a_model_whose_state_cannot_be_cut_reuses_nothing_and_answers_right(
         answered(engine, prompt[:30], session="s")
         again, cached = answered(engine, prompt, session="s")
         assert (again.text, cached) == (plain.text, 0)
+
+
+def test_every_slot_reaches_its_full_length_in_a_cache_full_of_holes(endless_model: Path) -> None:
+    """Sessions of many lengths come and go; then requests need the last cell of the pool."""
+    with opened(endless_model, n_slots=2, context_length=256) as engine:
+        engine.pin([tuple(range(100, 120))])
+        for number in range(24):
+            prompt = tuple((number * 13 + i * 7) % 250 for i in range(10 + number * 29 % 180))
+            answered(engine, prompt, name=f"s{number}", session=f"s{number % 9}")
+            if number % 4 == 0:
+                engine.forget_session(f"s{number % 5}")
+        full = [tuple((n * 31 + i * 11) % 250 for i in range(200)) for n in range(2)]
+        asked = [ask(engine, GenerationRequest(f"f{n}", full[n], 56)) for n in range(2)]
+        ends = [one.done() for one in asked]
+        assert [(end.reason, end.completion_tokens) for end in ends] == [("length", 56)] * 2
