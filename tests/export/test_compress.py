@@ -13,6 +13,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
+from adapters import write_lora
+
 from edgemed.core.errors import UsageError
 from edgemed.core.tensor_types import BY_NAME
 from edgemed.evaluate.comparison import Questions
@@ -59,6 +61,27 @@ def test_a_calibrated_export_holds_the_rounded_weights_and_a_report(
     told = json.loads((tmp_path / "small.gguf.report.json").read_text())
     assert told["gate"]["verdict"] == "not applicable"  # a random model names no doses
     assert "<html" in (tmp_path / "small.gguf.report.html").read_text()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*")  # peft asks it by an older name
+def test_a_calibrated_export_with_a_merged_adapter_holds_the_changed_weights(
+    checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    base = checkpoint("llama")
+    lora = write_lora(tmp_path / "lora", base, size=0.1)
+    output, name = tmp_path / "small.gguf", "blk.1.ffn_up.weight"
+    report = export_any(base, output, Compression("nf4-int8", merge=lora))
+    assert report.logits.available
+    assert report.logits.worst_weights is not None  # each tensor is near the merged parent's
+    plan = prepare(base, tmp_path / "other.gguf", "f32", merge=lora)
+    with plan.checkpoint.reader() as reader:
+        merged = reader.float32(plan.checkpoint.tensors["model.layers.1.mlp.up_proj.weight"])
+    with (plain := prepare(base, tmp_path / "other.gguf", "f32").checkpoint).reader() as reader:
+        before = reader.float32(plain.tensors["model.layers.1.mlp.up_proj.weight"])
+    written = weights_of(output, name)
+    assert np.abs(written - merged).mean() < 0.5 * np.abs(written - before).mean()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
