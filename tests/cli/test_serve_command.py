@@ -340,3 +340,79 @@ def test_server_works_where_there_is_no_network_at_all(home: Path, model: Path) 
         done = subprocess.run(enter, capture_output=True, text=True, timeout=60)
         assert done.stdout.strip() == "200", done.stderr
         assert served.end()[0] == 0
+
+
+_ASK_AS_A_PHONE = """
+import json, ssl, sys, httpx
+url, token, certificate = sys.argv[1:]
+tls = ssl.create_default_context(cafile=certificate)
+ask = {"messages": [{"role": "user", "content": "Dose?"}], "max_tokens": 4}
+with httpx.Client(base_url=url, verify=tls, trust_env=False, timeout=60) as http:
+    codes = [http.get("/health").status_code, http.post("/v1/chat/completions", json=ask).status_code]
+    codes.append(http.post("/api/login", json={"token": token}).status_code)
+    codes += [http.get("/").status_code, http.post("/v1/chat/completions", json=ask).status_code]
+    codes.append(http.get("/health", headers={"Host": "evil.example"}).status_code)
+print(json.dumps(codes))
+"""
+
+
+@pytest.mark.skipif(not _namespaces_work(), reason="network namespaces are refused here, or `ip` is not installed")
+def test_offline_server_on_a_network_lets_a_phone_in_by_tls_and_token_and_calls_nobody(home: Path, model: Path) -> None:
+    """On an address of a network of its own, which leads nowhere."""
+    up = "ip link set lo up && ip addr add 10.99.0.5/24 dev lo"
+    inside = ("unshare", "--net", "sh", "-c", f'{up} && exec "$@"', "sh")
+    with serving(home, model, "--offline", "--host", "0.0.0.0", before=inside) as served:
+        assert served.url.startswith("https://10.99.0.5:")
+        assert served.said["network"] is True
+        token = Path(served.said["access_token_file"]).read_text().strip()
+        certificate = str(home / "tls-certificate.pem")
+        enter = ["nsenter", "--net", "--target", str(served.said["pid"]), sys.executable, "-c", _ASK_AS_A_PHONE]
+        done = subprocess.run([*enter, served.url, token, certificate], capture_output=True, text=True, timeout=60)
+        assert done.stdout, done.stderr
+        assert json.loads(done.stdout) == [200, 401, 200, 200, 200, 403]
+        code, stderr = served.end()
+    assert code == 0
+    assert stderr.count(token) == 1  # at this first start, and never again
+    assert served.said["certificate_sha256"] in stderr
+    assert served.url in stderr
+    with serving(home, model, "--offline", "--host", "0.0.0.0", before=inside) as again:
+        code, stderr = again.end()
+    assert (code, token in stderr) == (0, False)
+    assert again.said["certificate_sha256"] == served.said["certificate_sha256"]
+    assert f"cat {home / 'access-token'}" in stderr
+
+
+def test_faults_of_token_and_certificate_are_said_together_before_the_model_is_loaded(
+    home: Path, model: Path, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a-token-that-everybody-may-read\n")
+    token.chmod(0o644)
+    code, stderr = refused(home, model, "--access-token-file", token, "--tls-cert", tmp_path / "none", "--port", "0")
+    assert code == 2
+    for words in ("its mode is 644", "go together", "chmod 600"):
+        assert words in stderr
+    assert "everybody" not in stderr
+    assert "Loading" not in stderr
+
+
+def test_settings_of_the_project_file_open_the_server_as_options_do(home: Path, model: Path, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("a-token-of-the-clinic-itself\n")
+    token.chmod(0o600)
+    (home / "edgemed.toml").write_text(f"[serve]\naccess_token_file = '{token}'\nnames = ['in.clinic']\n")
+    try:
+        with serving(home, model) as served:
+            assert served.said["access_token_file"] == str(token)
+            assert served.chat().status_code == 401
+            assert served.end()[0] == 0
+    finally:
+        (home / "edgemed.toml").unlink()
+
+
+def test_server_that_requires_a_gpu_does_not_start_without(home: Path, model: Path) -> None:
+    code, stderr = refused(home, model, "--require-gpu", "--port", "0")
+    assert code == 4
+    assert "no layer on a GPU" in stderr
+    assert "edgemed plan" in stderr
+    assert "Loading" not in stderr
