@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Connections:
         self._limits = limits
         self._opened = Buckets(limits.opened) if limits else None
         self._open: Counter[str] = Counter()
+        self._raw: set[asyncio.Transport] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         """Handshakes under way; the loop itself keeps no hold of its tasks."""
 
@@ -57,7 +59,13 @@ class Connections:
         """What uvicorn calls for each new connection."""
         return _Gate(self, lambda: _Connection(**given))
 
-    def enter(self, address: str) -> bool:
+    async def cut(self) -> None:
+        """End what is still open when the server does: a client that does not answer to the end of TLS, above all."""
+        for raw in list(self._raw):
+            raw.abort()
+        await asyncio.sleep(0)  # the loop lets go of them at its next turn
+
+    def enter(self, address: str, raw: asyncio.Transport) -> bool:
         """Whether one more of this address may be opened; it is counted until `leave`."""
         limits = self._limits
         if limits is not None and self._opened is not None:
@@ -65,10 +73,14 @@ class Connections:
             if full or self._opened.take(address):
                 return False
         self._open[address] += 1
+        self._raw.add(raw)
         return True
 
-    def leave(self, address: str) -> None:
-        """A counted one has ended."""
+    def leave(self, address: str, raw: asyncio.Transport) -> None:
+        """A counted one has ended; a second time does nothing."""
+        if raw not in self._raw:
+            return
+        self._raw.discard(raw)
         self._open[address] -= 1
         if not self._open[address]:
             del self._open[address]
@@ -86,11 +98,11 @@ class _Gate(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         address = _peer_of(transport)
-        if not self._connections.enter(address):
+        if not self._connections.enter(address, transport):
             self._lost = True
             transport.abort()
             return
-        ended = _Once(lambda: self._connections.leave(address))
+        ended = functools.partial(self._connections.leave, address, transport)
         if self._connections.tls is None:
             self._hand_over(transport, transport, ended)
             return
@@ -195,18 +207,6 @@ class _Connection(H11Protocol):
             return
         self._seen = waiting
         self._look_timer = self.loop.call_later(_LOOK_S, self._look)
-
-
-class _Once:
-    """Calls it at the first call alone."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call: Callable[[], None] | None = call
-
-    def __call__(self) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call()
 
 
 def _peer_of(transport: asyncio.Transport) -> str:

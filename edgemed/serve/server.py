@@ -117,7 +117,8 @@ class Server:
         self._sock = sock
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._uvicorn = _Uvicorn(_config(app, connections or Connections()))
+        self._connections = connections or Connections()
+        self._uvicorn = _Uvicorn(_config(app, self._connections))
         self._exit_code = EXIT_DONE
         self._asked_to_stop = False
         self._closer = threading.Thread(target=engine.close, name="close-engine", daemon=True)
@@ -147,6 +148,7 @@ class Server:
         if self._asked_to_stop:
             self._begin_end()
         await self._uvicorn.serve(sockets=[self._sock])
+        await self._connections.cut()
         watch.cancel()
         live.cancel()
 

@@ -139,8 +139,8 @@ class Browser:
 
 
 @contextmanager
-def browsing() -> Iterator[Browser]:
-    """A fresh browser, ended with the block."""
+def browsing(*, any_certificate: bool = False) -> Iterator[Browser]:
+    """A fresh browser, ended with the block; with `any_certificate` as if its user had gone past every warning."""
     assert CHROMEDRIVER is not None
     with (
         TemporaryDirectory() as profile,
@@ -152,7 +152,11 @@ def browsing() -> Iterator[Browser]:
         try:
             with httpx.Client(base_url=_address(driver.stdout), timeout=60, trust_env=False) as http:
                 options = {"binary": CHROMIUM, "args": [*_FLAGS, f"--user-data-dir={profile}"]}
-                wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+                wanted = {
+                    "goog:chromeOptions": options,
+                    "goog:loggingPrefs": {"browser": "ALL"},
+                    "acceptInsecureCerts": any_certificate,
+                }
                 made = http.post("/session", json={"capabilities": {"alwaysMatch": wanted}}).json()["value"]
                 assert "sessionId" in made, made
                 browser = Browser(http, made["sessionId"])

@@ -180,6 +180,18 @@ def test_all_addresses_together_have_so_many_connections(way_in: Entrance) -> No
         assert server.http.get("/health").status_code == 200
 
 
+def test_end_of_the_server_lets_go_of_those_who_do_not_answer(way_in: Entrance) -> None:
+    """TLS ends with a word from both sides; one that shook hands and one that never will say nothing any more."""
+    connections = limited(way_in)
+    with contextlib.ExitStack() as kept:
+        with serving(FakeEngine(), entrance=way_in, connections=connections) as server:
+            kept.enter_context(connected(server, unverified())).sendall(HEAD)
+            kept.enter_context(connected(server))
+            until(lambda: connections._open.total() == 2)
+        assert not connections._open
+        assert not connections._raw
+
+
 def test_flood_of_connections_is_cut_and_leaves_nothing(way_in: Entrance) -> None:
     connections = limited(way_in, opened=Rate(0.001, 30))
     with serving(FakeEngine(), entrance=way_in, connections=connections) as server:
