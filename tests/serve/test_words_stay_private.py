@@ -291,13 +291,16 @@ def test_words_of_a_client_that_leaves_and_of_one_that_is_late_leave_no_trace(
     tmp_path: Path, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
     journal = Journal(tmp_path)
-    with serving(FakeEngine(held=True), journal=journal, deadline_s=0.3) as server:
-        watched = Watched(server, tmp_path, heard, capfd)
-        assert watched.ask("late").status_code == 504
-        with server.stream(f"What helps {mark('left')}?"):
-            assert server.engine.wait_until_running()
-        watched.look()
-    watched.check()
+    for deadline_s in (0.3, 60.0):
+        with serving(FakeEngine(held=True), journal=journal, deadline_s=deadline_s) as server:
+            watched = Watched(server, tmp_path, heard, capfd)
+            if deadline_s < 1:
+                assert watched.ask("late").status_code == 504
+            else:
+                with server.stream(f"What helps {mark('left')}?"):
+                    assert server.engine.wait_until_running()
+            watched.look()
+        watched.check()
 
 
 @pytest.mark.parametrize("layer", ["template", "tokenizer", "cache", "guard", "journal", "refused"])
