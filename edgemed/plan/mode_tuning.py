@@ -1,6 +1,11 @@
 """Weights of equation 7 from a clinic's history, by Bayesian optimisation (optuna's TPE); for a workstation.
 
+    python -m edgemed.plan.mode_tuning HISTORY.jsonl --add PLAN.json --mode NAME --situation TEXT --seconds 23.5
+        --memory 6.2GB [--failed]
     python -m edgemed.plan.mode_tuning HISTORY.jsonl [--output FILE] [--trials 200]
+
+The first adds a line: a plan saved by `edgemed plan MODEL --adapter ... --save PLAN.json`, and what came of one of its
+modes (a mean of the journal's times, the highest resident memory). The second tunes.
 
 What is made small is the regret: in each situation in which several modes were observed, how much longer a question
 took in the mode that the weights choose than in the best one in hindsight. A mode that failed counts as FAILED times
@@ -16,9 +21,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from edgemed.core.errors import EdgemedError, MissingExtra, UsageError
+from edgemed.core.records import Record
+from edgemed.core.units import parse_size
 from edgemed.plan.deployment import DEFAULT_WEIGHTS, ModeWeights, choose_mode
-from edgemed.plan.mode_history import Observation, read_history, store_weights
+from edgemed.plan.mode_history import Observation, Observed, append_observations, read_history, store_weights
+from edgemed.plan.store import load_plan
 
 FAILED = 3.0
 """A mode that failed costs its clinic a restart and the work on another: as if it took so many times the slowest."""
@@ -134,20 +144,61 @@ def _optuna() -> Any:
 
 
 def main() -> None:
-    """Tune, store, and write the record to stdout."""
+    """Add a line, or tune and store; the record goes to stdout."""
+    asked = _parser().parse_args()
+    try:
+        record: Record = _add(asked) if asked.add else _tune(asked)
+    except EdgemedError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code) from None
+    sys.stdout.write(record.model_dump_json(indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("history", type=Path)
     parser.add_argument("--output", type=Path, help="the weights' file; without it the data directory's")
     parser.add_argument("--trials", type=int, default=TRIALS)
-    asked = parser.parse_args()
+    parser.add_argument("--add", type=Path, metavar="PLAN.json", help="add a line instead of tuning")
+    parser.add_argument("--mode", help="as the plan names it")
+    parser.add_argument("--situation", help="the same text for the same machine, models and mix")
+    parser.add_argument("--seconds", type=float, help="mean seconds of a question")
+    parser.add_argument("--memory", help='highest resident memory, such as "6.2GB"')
+    parser.add_argument("--failed", action="store_true", help="it did not start, or had to be ended")
+    return parser
+
+
+def _tune(asked: argparse.Namespace) -> ModeWeights:
+    weights = tune(*read_history(asked.history), trials=asked.trials)
+    sys.stderr.write(f"Stored in {store_weights(weights, asked.output)}\n")
+    return weights
+
+
+def _add(asked: argparse.Namespace) -> Observation:
+    choice = load_plan(asked.add).deployment
+    if choice is None:
+        raise UsageError(
+            f"{asked.add} compares no modes.", next_step="edgemed plan MODEL --adapter NAME=FILE --save PLAN.json"
+        )
+    found = {one.figures.name: one.figures for one in choice.modes}
+    if asked.mode not in found or not asked.situation or not asked.seconds or not asked.memory:
+        raise UsageError(
+            "A line needs --mode, --situation, --seconds and --memory.",
+            next_step=f"--mode is one of: {', '.join(repr(name) for name in found)}",
+        )
     try:
-        weights = tune(*read_history(asked.history), trials=asked.trials)
-        place = store_weights(weights, asked.output)
-    except EdgemedError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(error.exit_code) from None
-    sys.stdout.write(weights.model_dump_json(indent=2) + "\n")
-    sys.stderr.write(f"Stored in {place}\n")
+        line = Observation(
+            situation=asked.situation,
+            mix=choice.mix,
+            figures=found[asked.mode],
+            observed=Observed(
+                seconds_per_question=asked.seconds, memory_bytes=parse_size(asked.memory), failed=asked.failed
+            ),
+        )
+    except ValidationError as error:
+        raise UsageError(f"That cannot be a line: {error.errors()[0]['msg']}.", next_step="mend the figure") from error
+    append_observations(asked.history, [line])
+    return line
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ from edgemed.core.progress import SilentProgress
 from edgemed.core.units import GIB
 from edgemed.engines.base import AdapterFile
 from edgemed.engines.stopwatch import Measurement, Stopwatch
-from edgemed.plan.deployment import ModeChoice
+from edgemed.plan.deployment import Mix, ModeChoice, choose_mode
 from edgemed.plan.make import PlanRequest, make_plan
+from edgemed.plan.mode_history import read_history
 from edgemed.plan.mode_trial import ADAPTERS, ALL_LOADED, ONE_LOADED, ModeTimes, figures_of, plan_with_mode
 from edgemed.plan.record import Plan, Workload
+from edgemed.plan.store import save_plan
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
@@ -73,3 +77,19 @@ def test_the_stopwatch_times_a_step_with_an_adapter_and_a_switch(plan: Plan) -> 
         for adapter, leaves in (("", None), ("heart", None), ("heart", "skin"), ("", "heart")):
             wanted = Measurement(prompt_tokens=4, answer_tokens=2, repetitions=2, adapter=adapter, leaves=leaves)
             assert len(watch.measure(wanted).prompt_s) == 2
+
+
+def test_a_saved_plan_and_what_came_of_it_make_a_line_of_the_history(plan: Plan, tmp_path: Path) -> None:
+    choice = choose_mode(figures_of(plan, ModeTimes(10.0, 11.0, 0.01, 5.0)), Mix(n_specialities=3))
+    save_plan(plan.model_copy(update={"deployment": choice}), tmp_path / "plan.json")
+    command = [sys.executable, "-m", "edgemed.plan.mode_tuning", "history.jsonl", "--add", "plan.json"]
+    said = ["--mode", ONE_LOADED, "--situation", "clinic 7", "--seconds", "23.5", "--memory", "2GB", "--failed"]
+    done = subprocess.run([*command, *said], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,), _ = read_history(tmp_path / "history.jsonl")
+    assert (line.figures.name, line.situation, line.failed) == (ONE_LOADED, "clinic 7", True)
+    assert (line.observed.seconds_per_question, line.observed.memory_bytes) == (23.5, 2 * 10**9)
+    said[1] = "another"
+    done = subprocess.run([*command, *said], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 2
+    assert ADAPTERS in done.stderr
