@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 Facts = Callable[[str], Sequence[Source]]
 """The checked facts that may support numbers in the answer to a question."""
 
-_ASK_AGAIN = ("failed", "engine_lost", "engine_failed", "shutting_down", "deadline_exceeded")
-"""Endings that nobody wanted: the question is kept for its asker. "failed" is a fault of our own."""
+_ASK_AGAIN = ("failed", "engine_lost", "shutting_down", "deadline_exceeded")
+"""Endings after which asking again helps: the question is kept for its asker. "failed" is a fault of our own.
+"engine_failed" is none of them: the question itself may have ended the engine's process."""
 
 
 @dataclass(slots=True)

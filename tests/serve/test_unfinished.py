@@ -167,6 +167,37 @@ def test_a_lost_worker_leaves_the_question_to_its_session(losing: Running, tmp_p
     assert losing.http.get(f"/api/sessions/{key}").json() == {"id": key, "unfinished": []}
 
 
+def test_a_server_that_is_stopped_leaves_its_questions_to_the_next_one(tmp_path: Path) -> None:
+    with serving(FakeEngine(held=True), unfinished=Unfinished(tmp_path, SECRET)) as server:
+        key = server.http.post("/api/sessions").json()["id"]
+        with server.stream(QUESTION, session=key) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.server.stop()
+            assert '"shutting_down"' in "".join(lines)
+    (left,) = Unfinished(tmp_path, SECRET).of(key)
+    assert left.question == QUESTION
+
+
+@pytest.mark.parametrize("ending", ["left", "answered"])
+def test_nothing_is_left_of_a_question_whose_asker_left_or_was_answered(
+    losing: Running, tmp_path: Path, ending: str
+) -> None:
+    key = losing.http.post("/api/sessions").json()["id"]
+    with losing.stream(QUESTION, session=key) as response:
+        lines = response.iter_lines()  # kept: the response closes with it
+        next(lines)
+        assert len(files(tmp_path)) == 1
+        if ending == "answered":
+            losing.engine.run_free()
+            assert "[DONE]" in "".join(lines)
+    for _ in range(1000):
+        if not files(tmp_path):
+            return
+        losing.http.get("/health")
+    raise AssertionError("it is still there")
+
+
 def test_a_session_of_before_the_crash_lives_again_if_something_was_cut(tmp_path: Path) -> None:
     crashed(tmp_path, QUESTION)
     with serving(FakeEngine(), unfinished=Unfinished(tmp_path, SECRET)) as server:
@@ -181,6 +212,8 @@ def test_a_session_of_before_the_crash_lives_again_if_something_was_cut(tmp_path
 
 def test_a_question_without_a_session_is_kept_nowhere(losing: Running, tmp_path: Path) -> None:
     with losing.stream(QUESTION) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
         losing.engine.lose_worker()
+        assert '"engine_lost"' in "".join(lines)
     assert not (tmp_path / UNFINISHED_FOLDER).exists()
