@@ -26,7 +26,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
+from schemathesis.checks import FailureGroup, not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -55,7 +55,9 @@ def main() -> None:
     with serving(FakeEngine("{}", n_slots=4, context_length=4096)) as server, requests.Session() as session:
         session.trust_env = False
         document = session.get(f"{server.url}/openapi.json", timeout=10).json()
-        for name, described in (("", document), (" (narrow)", _narrowed(document))):
+        forms = session.get(f"{server.url}/api/calculators", timeout=10).json()["calculators"]
+        names = [form["name"] for form in forms]
+        for name, described in (("", document), (" (narrow)", _narrowed(document, names))):
             for found in schemathesis.openapi.from_dict(described).get_all_operations():
                 operation = found.ok()
                 if asked.only not in operation.path or (name and not operation.body):
@@ -69,7 +71,7 @@ def main() -> None:
     sys.exit(1 if failures else 0)
 
 
-def _narrowed(document: dict[str, Any]) -> dict[str, Any]:
+def _narrowed(document: dict[str, Any], calculators: list[str]) -> dict[str, Any]:
     """The document with fields that a random value never fits."""
     narrow: dict[str, Any] = json.loads(json.dumps(document))
     models = narrow["components"]["schemas"]
@@ -87,6 +89,7 @@ def _narrowed(document: dict[str, Any]) -> dict[str, Any]:
     for fields in (said, models["CompletionRequest"]["properties"]):
         fields["max_tokens"] = {"enum": [None, 1, 2, 100]}
     said["max_completion_tokens"] = {"const": None}
+    narrow["paths"]["/api/calculators/{name}"]["post"]["parameters"][0]["schema"] = {"enum": calculators}
     return narrow
 
 
@@ -123,8 +126,9 @@ def _fuzz(
 
     try:
         ask()
-    except Exception as error:  # whatever schemathesis or hypothesis raise, with its smallest request
-        failures.append(f"{name} ({mode.value}): {error}")
+    except (Exception, FailureGroup) as error:  # whatever schemathesis or hypothesis raise, with its smallest request
+        inside = [str(one) for one in getattr(error, "exceptions", ())]
+        failures.append(f"{name} ({mode.value}): {' '.join(inside) or error}")
 
 
 def _strategy(operation: Any, mode: GenerationMode) -> Any:

@@ -167,7 +167,7 @@ def _described(operation: Operation, named: Mapping[Any, Any]) -> dict[str, Any]
     elif operation.status != 204:
         content[operation.kind] = {"schema": {}}
     if operation.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}  # its events: docs/http.md
     error = {"schema": named[replies.ErrorReply]}
     answers = {str(operation.status): {"description": "Well.", **({"content": content} if content else {})}}
     for status, reply in operation.also.items():

@@ -277,3 +277,38 @@ def test_grammars_are_ascii_and_no_name_can_leave_its_literal() -> None:
     assert text.startswith("root ::= ")
     assert sum(line.startswith("root") for line in text.split("\n")) == 1
     assert "\x00" not in text
+
+
+keywords = st.sampled_from(
+    [
+        *("type", "enum", "const", "anyOf", "allOf", "$ref", "$defs", "properties", "required", "additionalProperties"),
+        *("items", "minItems", "maxItems", "minLength", "maxLength", "minimum", "exclusiveMaximum", "title", "zzz"),
+    ]
+)
+odd_values = st.recursive(
+    st.sampled_from(["object", "array", "string", "integer", "number", "null", "#/$defs/a", "#/$defs/", "#", "", "a"])
+    | st.none()
+    | st.booleans()
+    | st.integers(-3, 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(keywords | st.sampled_from(["a", "b"]), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(keywords, odd_values, max_size=5))
+def test_whatever_a_client_sends_is_held_to_or_refused(schema: dict[str, Any]) -> None:
+    from edgemed.serve.answer_form import ResponseFormat, form_of
+    from edgemed.serve.errors import ApiError
+
+    said = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    try:
+        form = form_of(ResponseFormat.model_validate(said))
+    except ApiError as refusal:
+        assert refusal.code == "unsupported_schema"  # noqa: PT017
+        return
+    assert form is not None
+    value = json.loads(Speaker(form.grammar, 0).say())
+    assert jsonschema.Draft202012Validator(schema).is_valid(value)
