@@ -15,7 +15,7 @@ from tiny_models import TinyShape, write_tiny_qwen2
 from edgemed.engines.base import AdapterFile, EngineConfig, TensorPlace
 from edgemed.engines.memory_breakdown import RAM, Sizes
 from edgemed.engines.pinned import ENGINE_VERSION
-from edgemed.engines.stopwatch import Stopwatch
+from edgemed.engines.stopwatch import Measurement, Stopwatch
 from edgemed.hardware.synthetic_model import MIXES, SyntheticShape, write_synthetic
 from edgemed.models.gguf import check_gguf, spec_from_gguf
 from edgemed.models.spec import ModelSpec
@@ -166,6 +166,29 @@ def test_a_mapped_file_counts_its_pages_and_the_repacked_copies(tmp_path: Path) 
     weights = [next(need for need in one.needs if need.part == "weights") for one in (whole, found)]
     assert weights[0].n_bytes <= weights[1].n_bytes <= 2 * weights[0].n_bytes
     assert "repacked copies" in weights[1].note
+
+
+@linux_only
+def test_adapters_take_what_the_plan_counts(tmp_path: Path) -> None:
+    base = write_tiny_qwen2(tmp_path / "base.gguf")
+    files = tuple(
+        AdapterFile(
+            name=f"a{seed}", path=write_tiny_adapter(tmp_path / f"{seed}.gguf", seed=seed, rank=4096, size=0.01)
+        )
+        for seed in range(3)
+    )
+    taken = []
+    for adapters in ((), files):
+        with Stopwatch(config(base, adapters=adapters)) as watch:
+            for name in ("", *(file.name for file in adapters)):
+                watch.measure(Measurement(prompt_tokens=128, answer_tokens=2, repetitions=1, adapter=name))
+            taken.append(watch.resident_bytes())
+    counted = sum(
+        need.n_bytes for need in memory.adapter_needs(spec_from_gguf(check_gguf(base)), config(base, adapters=files))
+    )
+    assert counted > 30 * 2**20
+    # Whether memory that was freed goes back to the system is the allocator's mood: 8 MiB more were seen once.
+    assert taken[1] - taken[0] == pytest.approx(counted, abs=12 * 2**20)
 
 
 def test_adapters_add_their_tensors_each_where_its_matrix_lies(tmp_path: Path) -> None:
