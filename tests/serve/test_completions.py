@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ from serving import Running, serving
 from test_chat_route import events_of
 
 from edgemed.engines.fake import FakeEngine
+from edgemed.serve.journal import Journal
 from edgemed.serve.response_cache import CacheOptions, ResponseCache
 
 
@@ -161,3 +163,17 @@ def test_an_empty_completion_is_no_fault() -> None:
 def test_another_model_is_a_404(running: Running) -> None:
     assert complete(running, model="gpt-5").status_code == 404
     assert complete(running, model="fake").status_code == 200
+
+
+def test_neither_prompt_nor_form_is_in_journal_or_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"properties": {"MarkerOkoro": {}}}}}
+    with serving(FakeEngine("no JSON, MarkerOkoro"), journal=Journal(tmp_path)) as server:
+        complete(server, "MarkerNgozi, 4 years, has fever.")
+        complete(server, "MarkerNgozi " * 600)
+        complete(server, ["MarkerNgozi", "MarkerNgozi"])
+        assert server.chat("MarkerNgozi?", response_format=form).json()["error"]["code"] == "form_not_met"
+        server.chat("MarkerNgozi?", response_format=form | {"surprise": "MarkerNgozi"})
+    kept = "".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file())
+    assert kept.count('"answer_id"') >= 2
+    assert "Marker" not in kept + caplog.text
