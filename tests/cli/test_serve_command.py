@@ -416,3 +416,14 @@ def test_server_that_requires_a_gpu_does_not_start_without(home: Path, model: Pa
     assert "no layer on a GPU" in stderr
     assert "edgemed plan" in stderr
     assert "Loading" not in stderr
+
+
+def test_engine_that_began_without_the_gpu_it_was_planned_for_is_closed_with_the_reason() -> None:
+    from edgemed.cli.serve import _check_devices
+    from edgemed.core.errors import EngineFailed
+    from edgemed.engines.fake import FakeEngine
+
+    engine = FakeEngine()
+    with pytest.raises(EngineFailed, match="no part of the model on a GPU"):
+        _check_devices(engine)
+    assert engine.health().state == "closed"

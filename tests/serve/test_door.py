@@ -48,6 +48,9 @@ def every_address() -> list[tuple[str, str]]:
     return [
         *(("GET", path) for path in sorted(files)),
         ("GET", "/metrics"),
+        ("GET", "/api/live"),
+        ("POST", "/api/sessions"),
+        ("GET", "/api/sessions/x"),
         ("GET", "/openapi.json"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/fake"),
