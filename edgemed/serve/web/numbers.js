@@ -58,7 +58,8 @@ function mark(group) {
   tip.hidden = true;
   // A span and no button: the text of a button is left out when an answer is copied.
   // Whatever its unit; a short one stays whole: "2 to 59 months".
-  const kept = group.words.replace(group.words.length <= SHORT ? / /g : /(?<=\d) /g, "\u00a0");
+  const kept = group.words.length <= SHORT ? group.words.replaceAll(" ", "\u00a0")
+    : group.words.replace(/(\d) /g, "$1\u00a0");
   const tag = element("span", "tag", " ", icon(ICONS[known(group.verdict)]), worded("span", "", markOf(group.verdict)));
   const made = element("span", `number ${group.verdict}`, kept, tag);
   made.tabIndex = 0;

@@ -171,7 +171,7 @@ export default {
   "interrupted.dismissed": "The list of interrupted questions is erased.",
   "interrupted.announce": { "one": "{n} question was interrupted.", "other": "{n} questions were interrupted." },
 
-  "machine.offline": "Works offline: connections out of this computer are blocked.",
+  "machine.offline": "Works offline: edgemed is barred from calling other computers.",
   "machine.model": "Model: {model}",
   "machine.battery": "On battery: {percent}.",
   "machine.battery_unknown": "On battery.",
@@ -279,7 +279,7 @@ export default {
   "status.context_is": { "one": "{n} token for each question", "other": "{n} tokens for each question" },
   "status.slots": "Questions at once",
   "status.offline": "Offline",
-  "status.offline_yes": "yes: connections out of this computer are blocked",
+  "status.offline_yes": "yes: edgemed is barred from calling other computers",
   "status.offline_no": "not locked: edgemed was started without --offline",
   "status.power": "Power",
   "status.power_mains": "mains",

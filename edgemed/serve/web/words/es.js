@@ -171,7 +171,7 @@ export default {
   "interrupted.dismissed": "La lista de preguntas interrumpidas está borrada.",
   "interrupted.announce": { "one": "Se interrumpió {n} pregunta.", "other": "Se interrumpieron {n} preguntas." },
 
-  "machine.offline": "Funciona sin conexión: las conexiones que salen de este equipo están bloqueadas.",
+  "machine.offline": "Funciona sin conexión: edgemed tiene prohibido llamar a otros equipos.",
   "machine.model": "Modelo: {model}",
   "machine.battery": "Con batería: {percent}.",
   "machine.battery_unknown": "Con batería.",
@@ -279,7 +279,7 @@ export default {
   "status.context_is": { "one": "{n} token por pregunta", "other": "{n} tokens por pregunta" },
   "status.slots": "Preguntas a la vez",
   "status.offline": "Sin conexión",
-  "status.offline_yes": "sí: las conexiones que salen de este equipo están bloqueadas",
+  "status.offline_yes": "sí: edgemed tiene prohibido llamar a otros equipos",
   "status.offline_no": "no bloqueado: edgemed se inició sin --offline",
   "status.power": "Energía",
   "status.power_mains": "red eléctrica",

@@ -171,7 +171,7 @@ export default {
   "interrupted.dismissed": "La liste des questions interrompues est effacée.",
   "interrupted.announce": { "one": "{n} question a été interrompue.", "other": "{n} questions ont été interrompues." },
 
-  "machine.offline": "Fonctionne hors ligne : les connexions sortant de cet ordinateur sont bloquées.",
+  "machine.offline": "Fonctionne hors ligne : edgemed n’a pas le droit d’appeler d’autres ordinateurs.",
   "machine.model": "Modèle : {model}",
   "machine.battery": "Sur batterie : {percent}.",
   "machine.battery_unknown": "Sur batterie.",
@@ -279,7 +279,7 @@ export default {
   "status.context_is": { "one": "{n} jeton par question", "other": "{n} jetons par question" },
   "status.slots": "Questions à la fois",
   "status.offline": "Hors ligne",
-  "status.offline_yes": "oui : les connexions sortant de cet ordinateur sont bloquées",
+  "status.offline_yes": "oui : edgemed n’a pas le droit d’appeler d’autres ordinateurs",
   "status.offline_no": "non verrouillé : edgemed a été démarré sans --offline",
   "status.power": "Alimentation",
   "status.power_mains": "secteur",

@@ -171,7 +171,7 @@ export default {
   "interrupted.dismissed": "Orodha ya maswali yaliyokatizwa imefutwa.",
   "interrupted.announce": { "one": "Swali {n} lilikatizwa.", "other": "Maswali {n} yalikatizwa." },
 
-  "machine.offline": "Inafanya kazi bila mtandao: miunganisho ya kutoka kwenye kompyuta hii imezuiwa.",
+  "machine.offline": "Inafanya kazi bila mtandao: edgemed imezuiwa kuita kompyuta nyingine.",
   "machine.model": "Modeli: {model}",
   "machine.battery": "Kwa betri: {percent}.",
   "machine.battery_unknown": "Kwa betri.",
@@ -279,7 +279,7 @@ export default {
   "status.context_is": { "one": "tokeni {n} kwa kila swali", "other": "tokeni {n} kwa kila swali" },
   "status.slots": "Maswali kwa wakati mmoja",
   "status.offline": "Bila mtandao",
-  "status.offline_yes": "ndiyo: miunganisho ya kutoka kwenye kompyuta hii imezuiwa",
+  "status.offline_yes": "ndiyo: edgemed imezuiwa kuita kompyuta nyingine",
   "status.offline_no": "haijafungwa: edgemed iliwashwa bila --offline",
   "status.power": "Umeme",
   "status.power_mains": "umeme wa gridi",
