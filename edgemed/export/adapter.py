@@ -38,6 +38,7 @@ from edgemed.models.adapter import (
     ADAPTER_NAME,
     ALPHA_KEY,
     BASE_KEY,
+    MERGED_KEY,
     check_adapter,
     check_fits,
     digest_of_norms,
@@ -141,6 +142,8 @@ def _is_there(output: Path, fitting: Fitting, wanted: Compression) -> bool:
     try:
         header = check_gguf(output)
     except ModelRefused:
+        return False
+    if MERGED_KEY in header.metadata:
         return False
     told = header.metadata.get("edgemed.recipe_digest"), header.metadata.get("edgemed.source.spec_digest")
     expected = recipe.digest(), spec_from_checkpoint(fitting.checkpoint).digest()

@@ -25,12 +25,13 @@ from edgemed.export.merged_weights import merged
 from edgemed.export.report import Fallback
 from edgemed.formats.recipes import Bound, QuantRecipe, bind, find_recipe
 from edgemed.formats.targets import file_type
+from edgemed.models.adapter import MERGED_KEY, file_digest
 from edgemed.models.chat_template import render_chat
 from edgemed.models.checkpoint import Checkpoint, open_checkpoint, spec_from_checkpoint
 from edgemed.models.gguf_header import MAGIC
 from edgemed.models.gguf_values import Value, text, u32
 from edgemed.models.gguf_writer import Layout, OutputTensor, lay_out
-from edgemed.models.lora_folder import LoraFolder, open_lora
+from edgemed.models.lora_folder import WEIGHTS_FILE, LoraFolder, open_lora
 from edgemed.models.spec import ModelSpec, TensorSpec
 from edgemed.models.tokenizer import open_tokenizer
 
@@ -102,9 +103,10 @@ def prepare(
         raise _together(faults)
     parts = tuple(map(_with_type, unbound, bound))
     tensors = [OutputTensor(part.name, BY_NAME[part.type], part.shape) for part in parts]
-    layout = lay_out(
-        _metadata(conversion, tokenizer, card, spec, chosen, file_type(_main_type(unbound, bound))), tensors
-    )
+    metadata = _metadata(conversion, tokenizer, card, spec, chosen, file_type(_main_type(unbound, bound)))
+    if adapter is not None:
+        metadata[MERGED_KEY] = text(file_digest(adapter.folder / WEIGHTS_FILE))
+    layout = lay_out(metadata, tensors)
     _gather(faults, lambda: _check_space(output, layout.file_bytes))
     if faults:
         raise _together(faults)

@@ -26,6 +26,8 @@ from edgemed.models.gguf_values import ValueType
 ALPHA_KEY = "adapter.lora.alpha"
 BASE_KEY = "edgemed.adapter.base"
 """Digest of the base's norms, see `norms_digest`."""
+MERGED_KEY = "edgemed.adapter.merged"
+"""Of a model: digest of the adapter's weights that were merged into it."""
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What an adapter may be called: it stands in requests, journals and file names."""
 MAX_RANK = 8192
@@ -141,6 +143,8 @@ def _pair_faults(name: str, a: GgufTensor, b: GgufTensor) -> list[str]:
 def check_fits(adapter: Adapter, base: GgufHeader) -> None:
     """Raise ModelRefused, with the numbers, unless `adapter` was made for the model of the header `base`."""
     faults = []
+    if MERGED_KEY in base.metadata:  # its norms are the base's, its matrices no longer
+        faults.append("the model has an adapter merged into it already")
     if adapter.architecture != base.architecture:
         faults.append(f"it is for {adapter.architecture[:40]!r}, the model is {base.architecture[:40]!r}")
     shapes = {tensor.name: tensor.shape for tensor in base.tensors}

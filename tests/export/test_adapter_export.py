@@ -20,7 +20,7 @@ from edgemed.export.adapter import export_adapter, export_separate, fit_adapter
 from edgemed.export.compress import Compression
 from edgemed.export.engine_question import ask_engine
 from edgemed.export.gguf import export_gguf
-from edgemed.models.adapter import check_adapter
+from edgemed.models.adapter import MERGED_KEY, check_adapter, check_fits
 from edgemed.models.gguf import check_gguf
 
 pytestmark = [
@@ -99,9 +99,19 @@ def test_a_rounded_base_with_its_adapter_is_verified(checkpoint: Any, tmp_path: 
     assert report.adapter.logits.max_difference < 0.4
     merged = export_gguf(base, tmp_path / "merged.gguf", recipe=recipe, merge=lora)
     assert merged.logits.available
+    with pytest.raises(ModelRefused, match="merged into it already"):
+        check_fits(check_adapter(tmp_path / "lora.gguf"), check_gguf(tmp_path / "merged.gguf"))
     again = export_separate(base, tmp_path / "base.gguf", wanted, lora, tmp_path / "again.gguf")
     assert again.base is None  # it lay there already
     assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "lora.gguf").read_bytes()
+
+
+def test_a_merged_file_in_the_place_of_the_base_is_not_taken_for_it(checkpoint: Any, tmp_path: Path) -> None:
+    base, lora = checkpoint("qwen2"), write_lora(tmp_path / "lora", checkpoint("qwen2"), size=0.1)
+    export_gguf(base, tmp_path / "base.gguf", recipe="f16", merge=lora)
+    report = export_separate(base, tmp_path / "base.gguf", Compression("f16"), lora, tmp_path / "lora.gguf")
+    assert report.base is not None
+    assert MERGED_KEY not in check_gguf(tmp_path / "base.gguf").metadata
 
 
 def test_a_forgotten_permutation_of_the_adapter_is_caught_before_the_file_appears(

@@ -291,8 +291,9 @@ odd_values = st.recursive(
     | st.booleans()
     | st.integers(-3, 2**60)
     | st.floats(allow_nan=False, allow_infinity=False),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(keywords | st.sampled_from(["a", "b"]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(keywords | st.sampled_from(["a", "b"]), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
