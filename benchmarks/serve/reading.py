@@ -4,7 +4,7 @@
 
 Each repetition reads a prompt of that length with nothing else to do, then another while so many streams write:
 `reading_kept` is its speed beside them by its speed alone, `gap_ratio` the 95th percentile of the streams' gaps
-between texts while it is read by that of the five seconds before. Prompts differ, so nothing is read from a cache.
+between texts while it is read by that of the seconds before (--before). Prompts differ, so nothing is read from a cache.
 Goals: a gap ratio under 3, at least 0.6 of the speed. Takes about 3 minutes on two cores.
 """
 
@@ -27,8 +27,8 @@ from questions import edgemed_body, questions
 from servers import Setting, edgemed
 from streams import summary
 
-_BEFORE_S = 5.0
-_LONG_ANSWER = 1500
+_CONTEXT = 4096
+_LONG_ANSWER = 3900
 
 
 def main() -> None:
@@ -38,16 +38,17 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--prompt-tokens", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--before", type=float, default=5.0, help="seconds in which the streams are alone")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = asked.model or half_b(Path(folder))
         found: dict[str, Any] = {"model": model.name, "threads": asked.threads}
-        setting = Setting(str(model), asked.threads, max(asked.streams) + 1, context=4096)
+        setting = Setting(str(model), asked.threads, max(asked.streams) + 1, context=_CONTEXT)
         with edgemed(setting) as server:
             notes = long_notes(server.port, asked.prompt_tokens)
             for n_streams in asked.streams:
-                found[f"{n_streams} streams"] = repeated(server.port, n_streams, notes, asked.repeats)
+                found[f"{n_streams} streams"] = repeated(server.port, n_streams, notes, asked)
     print(json.dumps(found, indent=2))
 
 
@@ -67,11 +68,11 @@ def long_notes(port: int, n_tokens: int) -> Iterator[str]:
         yield note(round(n_tokens * per_token))
 
 
-def repeated(port: int, n_streams: int, notes: Iterator[str], repeats: int) -> dict[str, Any]:
+def repeated(port: int, n_streams: int, notes: Iterator[str], asked: argparse.Namespace) -> dict[str, Any]:
     """Every repetition's figures."""
     turns: list[dict[str, float]] = []
-    for turn in range(repeats + 1):
-        found = once(port, n_streams, next(notes), next(notes))
+    for turn in range(asked.repeats + 1):
+        found = once(port, n_streams, next(notes), next(notes), asked.before)
         if turn:  # the first warms up
             turns.append(found)
             shown = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
@@ -79,17 +80,17 @@ def repeated(port: int, n_streams: int, notes: Iterator[str], repeats: int) -> d
     return {name: summary([turn[name] for turn in turns]) for name in turns[0]}
 
 
-def once(port: int, n_streams: int, first: str, second: str) -> dict[str, float]:
+def once(port: int, n_streams: int, first: str, second: str, before_s: float) -> dict[str, float]:
     """One prompt read alone, one beside streams."""
     alone = read_per_s(ask(port, edgemed_body(first, 1)))
     others = Background(port, [edgemed_body(text, _LONG_ANSWER) for text in islice(questions(3), n_streams)])
     try:
         others.wait_begun()
-        time.sleep(_BEFORE_S + 0.5)
+        time.sleep(before_s + 0.1)
         note = ask(port, edgemed_body(second, 1))
     finally:
         others.stop()
-    before = others.gaps_s(note.asked - _BEFORE_S, note.asked)
+    before = others.gaps_s(note.asked - before_s, note.asked)
     during = others.gaps_s(note.asked, note.texts[0])
     return {
         "alone_per_s": alone,
