@@ -4,7 +4,8 @@
 
 Each repetition reads a prompt of that length with nothing else to do, then another while so many streams write:
 `reading_kept` is its speed beside them by its speed alone, `gap_ratio` the 95th percentile of the streams' gaps
-between texts while it is read by that of the seconds before (--before). Prompts differ, so nothing is read from a cache.
+between texts while it is read by that of the seconds before (--before). Prompts differ, so
+nothing is read from a cache.
 Goals: a gap ratio under 3, at least 0.6 of the speed. Takes about 3 minutes on two cores.
 """
 

@@ -201,6 +201,19 @@ def _line_of(steps: list[str], text: str) -> int:
     return 0
 
 
+def environment_of_engine() -> dict[str, str]:
+    """The environment to start an engine's process with: this one's, and what glibc reads before the program begins.
+
+    It makes malloc ask Linux for pages of 2 MiB. Weights in pages of 4 KiB cost a table look-up every few microseconds:
+    a token of a 0.5B took 27.5 ms of CPU with them and 20.2 without (where the system gives such pages to who asks,
+    as Debian and Ubuntu do). Whoever has set it keeps it.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc.hugetlb" not in tunables:
+        tunables = ":".join(filter(None, (tunables, "glibc.malloc.hugetlb=1")))
+    return {**os.environ, "GLIBC_TUNABLES": tunables}
+
+
 def set_environment(variables: dict[str, str]) -> None:
     """Set variables for this process and its children, before a library that reads them is imported."""
     os.environ.update(variables)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import IO, Any, Protocol
 
+from edgemed.core.settings import environment_of_engine
 from edgemed.engines.balance import WorkerOrders
 from edgemed.engines.base import Cause, EngineConfig
 from edgemed.engines.losses import cause_of, tells_no_text
@@ -81,6 +82,7 @@ class ChildProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=environment_of_engine(),
             start_new_session=True,  # a Ctrl-C is the parent's to handle
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )

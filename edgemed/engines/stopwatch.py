@@ -22,7 +22,12 @@ from pydantic import Field, ValidationError
 
 from edgemed.core.errors import EdgemedError, EngineFailed, UsageError
 from edgemed.core.records import Record
-from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
+from edgemed.core.settings import (
+    ENGINE_ENVIRONMENT,
+    OFFLINE_ENVIRONMENT,
+    environment_of_engine,
+    set_environment,
+)
 from edgemed.engines.base import EngineConfig
 
 _LOAD_TIMEOUT_S = 900.0
@@ -178,6 +183,7 @@ def _start(config: EngineConfig) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            env=environment_of_engine(),
             start_new_session=True,  # a Ctrl-C is the parent's to handle
         )
     except OSError as error:

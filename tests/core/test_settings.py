@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from edgemed.core.errors import UsageError
-from edgemed.core.settings import data_dir, project_settings
+from edgemed.core.settings import data_dir, environment_of_engine, project_settings
 
 
 def test_without_a_project_file_the_defaults_hold(tmp_path: Path) -> None:
@@ -59,3 +59,14 @@ def test_no_mistake_is_told_in_the_validators_own_words(tmp_path: Path) -> None:
 def test_the_data_directory_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGEMED_HOME", str(tmp_path))
     assert data_dir() == tmp_path
+
+
+def test_an_engine_asks_for_large_pages_unless_somebody_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, after in (
+        ("", "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=1", "glibc.malloc.check=1:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ):
+        monkeypatch.setenv("GLIBC_TUNABLES", before)
+        assert environment_of_engine()["GLIBC_TUNABLES"] == after
+    assert environment_of_engine()["PATH"]
