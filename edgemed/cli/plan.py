@@ -93,6 +93,8 @@ def plan(
             from edgemed.plan.mode_trial import plan_with_mode
 
             found = plan_with_mode(found, switch_share, console)
+        elif request.adapters:
+            console.note("Adapters and merged models were not compared: nothing was timed (--trial).")
         advice = advise(found, machine, request) if explain else None
     console.record(found)
     console.table(f"{found.model.path.name} on this machine" if profile is None else "The plan", rows_of(found))

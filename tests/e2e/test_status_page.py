@@ -62,7 +62,14 @@ def plot(browser: Browser, title: str) -> str:
 def test_page_tells_what_serves_and_how_it_does(browser: Browser) -> None:
     with status(browser, offline=True):
         told = browser.text("#figures")
-        for part in ("answers questions", "normal", "fake", "512 tokens", "Questions at once\n2", "yes: edgemed is barred"):
+        for part in (
+            "answers questions",
+            "normal",
+            "fake",
+            "512 tokens",
+            "Questions at once\n2",
+            "yes: edgemed is barred",
+        ):
             assert part in told
         assert "Restarts of the engine\n0" in told
         assert "Running for" in told
