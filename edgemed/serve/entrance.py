@@ -6,6 +6,7 @@ required, because everybody on the Wi-Fi can knock there, and can listen.
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -139,7 +140,7 @@ def _settled(
 ) -> Entrance:
     anywhere = host in WILDCARDS
     addresses = (own_addresses() or ("127.0.0.1",)) if anywhere else (host,)
-    names = tuple(dict.fromkeys((*wishes.names, *(own_names() if network else ()))))
+    names = tuple(dict.fromkeys((*map(str.lower, wishes.names), *(own_names() if network else ()))))
     certificate = own
     if network and own is None and not wishes.insecure_lan:
         local = ("localhost", "127.0.0.1") if anywhere else ()
@@ -147,7 +148,13 @@ def _settled(
     if own is not None:
         named = tuple(name for name in own.names if not name.startswith("*"))
         names = tuple(dict.fromkeys((*names, *named)))
-        addresses = tuple(name for name in named if is_dns_name(name) or name in addresses) or addresses
+        usable = tuple(name for name in named if name in addresses or not _is_address(name))
+        addresses = usable or addresses
+        if not usable and not own.note:
+            said = (
+                f"The certificate names {', '.join(own.names) or 'nothing'}, not {', '.join(addresses)}: browsers warn."
+            )
+            certificate = replace(own, note=said)
     hosts = (*names, *(LOOPBACK_NAMES if anywhere or not network else ()))
     return Entrance(host, network, token, certificate, addresses, hosts)
 
@@ -164,6 +171,15 @@ def _check_wishes(wishes: ServeSettings, faults: list[UsageError]) -> None:
             faults.append(
                 UsageError(f"{name!r} in [serve] names is no name.", next_step='write it like "clinic.example"')
             )
+
+
+def _is_address(name: str) -> bool:
+    """Not so for a DNS name; the numbers of an address would pass for one."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _usable(certificate: Certificate) -> Certificate:

@@ -192,6 +192,20 @@ def test_end_of_the_server_lets_go_of_those_who_do_not_answer(way_in: Entrance) 
         assert not connections._raw
 
 
+def test_end_of_the_server_in_mid_stream_over_tls_ends_the_stream_properly(way_in: Entrance) -> None:
+    engine = FakeEngine("word " * 10_000, seconds_per_token=0.01, context_length=20_000)
+    with serving(engine, entrance=way_in, answer_tokens=9_000, paced=False) as server:
+        body = {**ASK, "stream": True}
+        with server.http.stream("POST", "/v1/chat/completions", json=body, headers=bearer(TOKEN)) as response:
+            lines = response.iter_lines()
+            while '"word' not in next(lines):
+                pass
+            server.server.stop()
+            last = [line for line in lines if line.startswith("data: ")][-2:]
+    assert "shutting_down" in last[0]
+    assert last[1] == "data: [DONE]"
+
+
 def test_flood_of_connections_is_cut_and_leaves_nothing(way_in: Entrance) -> None:
     connections = limited(way_in, opened=Rate(0.001, 30))
     with serving(FakeEngine(), entrance=way_in, connections=connections) as server:

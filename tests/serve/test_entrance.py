@@ -122,6 +122,17 @@ def test_own_certificate_gives_its_names_to_the_address_and_to_the_guard(tmp_pat
         assert response.headers["strict-transport-security"].startswith("max-age=")
 
 
+def test_own_certificate_of_another_machine_is_said(tmp_path: Path) -> None:
+    chain_file, key_file = write_own(tmp_path, names=())
+    found = entrance(tmp_path, tls_cert=chain_file, tls_key=key_file)
+    assert found.urls(1) == (f"https://{FOREIGN}:1",)
+    assert any("browsers warn" in words for words in found.first_words())
+    chain_file, key_file = write_own(tmp_path, names=("clinic.example",))
+    found = entrance(tmp_path, tls_cert=chain_file, tls_key=key_file)
+    assert found.urls(1) == ("https://clinic.example:1",)
+    assert not any("browsers warn" in words for words in found.first_words())
+
+
 def test_self_signed_server_sends_no_hsts(tmp_path: Path) -> None:
     with serving(FakeEngine(), entrance=entrance(tmp_path)) as server:
         assert "strict-transport-security" not in server.http.get("/health").headers
