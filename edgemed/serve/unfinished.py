@@ -184,12 +184,6 @@ class Unfinished:
                 if number < n_over or expires <= now:
                     self._erase(name)
 
-    @property
-    def n_interrupted(self) -> int:
-        """Questions of all sessions that wait for their askers."""
-        with self._lock:
-            return sum(not held.running for held in self._held.values())
-
     def close(self) -> None:
         """No sweep begins after this; files stay."""
         with self._lock:
