@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from edgemed.serve.errors import ApiError
-from edgemed.serve.json_grammar import LONGEST_SCHEMA, SchemaRefused, json_grammar, schema_grammar
+from edgemed.serve.json_grammar import SchemaRefused, check_size, json_grammar, schema_grammar
 from edgemed.serve.request_faults import Strict
 
 _PARAM = "response_format"
@@ -99,8 +99,7 @@ def _check_well_formed(schema: Mapping[str, Any]) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
-    if len(json.dumps(schema)) > LONGEST_SCHEMA:
-        raise SchemaRefused("", f"has more than {LONGEST_SCHEMA} characters")
+    check_size(schema)
     try:
         Draft202012Validator.check_schema(schema)
     except (SchemaError, RecursionError) as error:

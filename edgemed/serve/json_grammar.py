@@ -69,13 +69,22 @@ def json_grammar() -> str:
 
 def schema_grammar(schema: Mapping[str, Any]) -> str:
     """The grammar of a schema's answers. Raises SchemaRefused. The schema must be well-formed by its metaschema."""
-    if len(json.dumps(schema)) > LONGEST_SCHEMA:
-        raise SchemaRefused("", f"has more than {LONGEST_SCHEMA} characters")
+    check_size(schema)
     writer = _Writer(schema)
     text = writer.text(writer.value(schema, "", 0))
     if len(text) > _LONGEST_GRAMMAR:
         raise SchemaRefused("", "is too large; split the question")
     return text
+
+
+def check_size(schema: Mapping[str, Any]) -> None:
+    """Raises SchemaRefused for one that is too large, or holds a number that is."""
+    try:
+        length = len(json.dumps(schema, allow_nan=False))
+    except ValueError:  # 1e400 is read as an infinity
+        raise SchemaRefused("", "holds a number that is too large") from None
+    if length > LONGEST_SCHEMA:
+        raise SchemaRefused("", f"has more than {LONGEST_SCHEMA} characters")
 
 
 @dataclass(slots=True)

@@ -165,6 +165,14 @@ def test_a_schema_that_cannot_be_held_is_refused_before_the_model_is_asked(
     assert len(running.engine.requests) == n_before
 
 
+@pytest.mark.parametrize("schema", ['{"type": "integer", "minimum": 1e400}', '{"enum": [1e400]}', '{"title": 1e999}'])
+def test_a_number_that_is_read_as_infinite_is_refused(running: Running, schema: str) -> None:
+    form = f'{{"type": "json_schema", "json_schema": {{"name": "x", "schema": {schema}}}}}'
+    body = f'{{"messages": [{{"role": "user", "content": "How much?"}}], "response_format": {form}}}'
+    response = running.http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported_schema")
+
+
 def test_a_remote_reference_is_never_fetched(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     import urllib.request
 

@@ -243,6 +243,8 @@ def test_any_json_object_has_a_grammar() -> None:
         ({"type": "number", "minimum": 0.5}, "must be a whole number"),
         ({"type": "number", "exclusiveMinimum": 5, "exclusiveMaximum": 5}, "no number lies within"),
         ({"type": "integer", "maximum": 10**16}, "15 digits"),
+        ({"type": "integer", "minimum": float("inf")}, "a number that is too large"),
+        ({"const": float("-inf")}, "a number that is too large"),
         ({"type": "string", "maxLength": 1001}, "at most 1000"),
         ({"type": "array", "items": {"type": "string", "maxLength": 999}, "maxItems": 5000}, "at most 1000"),
         ({"properties": {str(n): {"type": "string", "maxLength": 999} for n in range(5)}}, "at most 1000"),
