@@ -80,7 +80,7 @@ def serving(
     thread.start()
     try:
         assert ready.wait(5), "the server did not become ready"
-        with httpx.Client(base_url=url, timeout=10, trust_env=False, verify=trusting(entrance)) as http:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False, verify=trusting(entrance)) as http:
             yield Running(engine, server, url, http)
     finally:
         server.stop()
