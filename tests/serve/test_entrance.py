@@ -47,6 +47,11 @@ def test_network_has_both_and_the_token_is_shown_once(tmp_path: Path) -> None:
     assert f"cat {tmp_path / 'access-token'}" in said
 
 
+def test_name_in_capitals_does_not_make_the_certificate_anew_at_every_start(tmp_path: Path) -> None:
+    first, again = (entrance(tmp_path, names=("Edgemed.Clinic",)) for _ in range(2))
+    assert again.fingerprint == first.fingerprint
+
+
 def test_fingerprint_is_said_at_every_start_with_how_to_compare_it(tmp_path: Path) -> None:
     for _ in range(2):
         found = entrance(tmp_path)
