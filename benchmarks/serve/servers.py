@@ -7,6 +7,7 @@ edgemed side: `python servers.py '{"model": ...}'` prints its address when it is
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -32,6 +33,8 @@ class Setting:
     slots: int = 8
     context: int = 1024
     """Tokens of one slot."""
+    peer_passive: bool = False
+    """llama-server's alone: its threads sleep while they wait, as edgemed's do; its default is to spin."""
     pins: bool = True
     """edgemed's alone, as all that follows: whether the project's templates are read once and shared."""
     flash_attention: bool = True
@@ -77,7 +80,9 @@ def llama_server(setting: Setting) -> Iterator[Served]:
     command = [peer("llama-server"), "-m", setting.model, "--host", "127.0.0.1", "--port", port, "-np", setting.slots]
     command += ["-c", setting.slots * setting.context, "-t", setting.threads, "-tb", setting.threads, "-ngl", 0]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([str(word) for word in command], **quiet) as process:  # type: ignore[call-overload]
+    waits = {"OMP_WAIT_POLICY": "passive"} if setting.peer_passive else {}
+    words = [str(word) for word in command]
+    with subprocess.Popen(words, env={**os.environ, **waits}, **quiet) as process:  # type: ignore[call-overload]
         try:
             _wait_healthy(port, process)
             yield served("llama-server", process.pid, port)

@@ -7,7 +7,8 @@ demonstration model, whose answers end by themselves: use --tokens 12 with it. B
 threads, slots (as many as the most streams) and tokens of context, and get the same prompts, all different: edgemed's
 own template around a question, given to llama-server as messages. Answers have the same number of tokens, greedy
 (`ignore_eos` there; a benchmark that ends early here stops). Rounds are interleaved (edgemed, llama-server,
-llama-server, edgemed); everything else is each server's default, prompt caches included. Needs llama-server:
+llama-server, edgemed); everything else is each server's default, prompt caches included. With more than one thread
+llama-server's threads spin while they wait, which costs CPU time: measure --passive-peer as well. Needs llama-server:
 python benchmarks/peers/build.py.
 
     tokens_per_cpu_s    tokens of the answers for each CPU second of server and engine process, from the questions to
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="questions of each stream in a turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--passive-peer", action="store_true", help="llama-server with OMP_WAIT_POLICY=passive")
     parser.add_argument("--prefix-questions", type=int, default=24, help="of the second part; 0 leaves it out")
     parser.add_argument("--prefix-rounds", type=int, default=3)
     asked = parser.parse_args()
@@ -74,7 +76,7 @@ def main() -> None:
         model = (
             demo_model_path() if asked.model == "demo" else Path(asked.model) if asked.model else half_b(Path(folder))
         )
-        setting = Setting(str(model), asked.threads, max(asked.streams))
+        setting = Setting(str(model), asked.threads, max(asked.streams), peer_passive=asked.passive_peer)
         found: dict[str, Any] = {"model": model.name, "threads": asked.threads, "slots": setting.slots}
         found |= {"tokens": asked.tokens, "each": asked.each, "rounds": asked.rounds}
         texts = questions()
