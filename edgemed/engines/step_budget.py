@@ -5,9 +5,9 @@ more. A step beside others shall take `STRETCH` of what the same streams need al
 is measured, for it depends on machine, model, chunk and how far the prompt is read. While nobody decodes, the whole
 batch is read. Medians of the last steps: one that another program delayed changes nothing.
 
-What it cannot do: llama.cpp reads fewer than sixteen tokens at a time at half its speed. By the times of steps of a 0.5B
-on one thread, the reading beside three streams keeps about 60 % of its speed; beside a single one, whose own steps are
-short, a bearable step holds three prompt tokens, and about a third is kept.
+What it cannot do: llama.cpp reads fewer than sixteen tokens at a time at half its speed. By the times of steps of a
+0.5B on one thread, the reading beside three streams keeps about 60 % of its speed; beside a single one, whose own steps
+are short, a bearable step holds three prompt tokens, and about a third is kept.
 """
 
 from __future__ import annotations
