@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -20,6 +22,7 @@ from edgemed.core.units import GIB, MIB
 from edgemed.engines.fake import FakeEngine
 from edgemed.hardware import engine_devices
 from edgemed.hardware.record import EngineProfile, TextFact
+from edgemed.serve.access_token import TOKEN_FILE
 from edgemed.serve.cache_secret import keyring_answers
 from edgemed.serve.doctor import data_folder, leaks, machine, program
 from edgemed.serve.doctor.data_folder import check_leftovers, check_models, check_permissions, check_secret
@@ -456,6 +459,42 @@ def test_a_server_that_runs_is_asked_how_it_does(place: Place) -> None:
         assert "restarting" in found(check_server, here, "warn").what
         server.engine.restore_worker()
         assert "1 times" in found(check_server, here, "warn").what
+
+
+class _Impostor(http.server.BaseHTTPRequestHandler):
+    """Answers as a server with an access token answers strangers, and remembers what it was told."""
+
+    said: ClassVar[dict[str, str]] = {"status": "ok"}
+    heard: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.heard.append(str(self.headers))
+        body = json.dumps(self.said).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_words: object) -> None:
+        """Be still."""
+
+
+def test_whoever_holds_the_port_is_never_told_the_access_token(place: Place) -> None:
+    (place.folder / TOKEN_FILE).write_text("abcde-fghjk-mnpqr-stuvw\n")
+    (place.folder / TOKEN_FILE).chmod(0o600)
+    with http.server.HTTPServer(("127.0.0.1", 0), _Impostor) as impostor:
+        thread = threading.Thread(target=impostor.serve_forever)
+        thread.start()
+        here = at(place, impostor.server_port)
+        try:
+            found(check_server, here, "ok")
+            _Impostor.said = {"status": "not ok"}
+            found(check_server, here, "fault")
+        finally:
+            impostor.shutdown()
+            thread.join()
+    assert _Impostor.heard
+    assert not any("abcde" in headers or "Authorization" in headers for headers in _Impostor.heard)
 
 
 # All together
