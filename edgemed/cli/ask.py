@@ -204,7 +204,7 @@ def _stream(engine: Engine, request: GenerationRequest, console: Console) -> tup
     """Show the text as it comes; all of it, and how it ended."""
     from queue import SimpleQueue
 
-    from edgemed.engines.base import DoneEvent, ErrorEvent, TextEvent
+    from edgemed.engines.base import DoneEvent, ErrorEvent, PlaceEvent, TextEvent
 
     events: SimpleQueue[Event] = SimpleQueue()
     engine.submit(request, events.put)
@@ -215,7 +215,7 @@ def _stream(engine: Engine, request: GenerationRequest, console: Console) -> tup
             if not event.reasoning:  # a reasoning model's thinking is no part of its answer
                 text += event.text
                 console.text(event.text, end="")
-        else:
+        elif not isinstance(event, PlaceEvent):
             console.text("")
             if isinstance(event, ErrorEvent):
                 raise EngineLost(event.message, next_step="ask again" if event.retryable else "see the message above")

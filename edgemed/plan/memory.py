@@ -42,8 +42,8 @@ __all__ = [
 
 _ASSUMED_PROCESS_BYTES = 96 * MIB
 """A Python process with the library and a vocabulary of 150,000 tokens, seen on Linux."""
-_WORK_BYTES = 3 * MIB
-"""What a working process has beyond one that only asks: the step's scratch memory, threads, the scheduler."""
+_WORK_BYTES = 15 * MIB
+"""What a working process has beyond one that only asks: numpy (9 MiB), a step's scratch memory, threads, scheduler."""
 _WORK_BYTES_PER_WORD = 44
 """For each word of the vocabulary: the first check's list of logits (32), the sampler's candidates (12)."""
 _ASSUMED_OVERHEAD_BYTES = 400 * MIB

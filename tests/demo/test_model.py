@@ -51,7 +51,7 @@ def test_it_answers_nine_in_ten_of_all_held_out_dose_questions_exactly() -> None
 def n_right(examples: list[Example]) -> int:
     """How many of the dose questions the shipped GGUF answers exactly, greedy, through the engine."""
     pytest.importorskip("llama_cpp")
-    from edgemed.engines.base import DoneEvent, EngineConfig, Event, GenerationRequest, TextEvent
+    from edgemed.engines.base import DoneEvent, EngineConfig, Event, GenerationRequest, PlaceEvent, TextEvent
     from edgemed.engines.registry import open_engine
 
     doses = {dose.id: dose for dose in fact_table().doses()}
@@ -66,7 +66,7 @@ def n_right(examples: list[Example]) -> int:
             def on_event(event: Event, number: int = number) -> None:
                 if isinstance(event, TextEvent):
                     texts[number] += event.text
-                else:
+                elif not isinstance(event, PlaceEvent):
                     ended.put(event)
 
             engine.submit(GenerationRequest(str(number), tuple(prompt), max_tokens=160), on_event)

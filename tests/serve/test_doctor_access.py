@@ -95,15 +95,14 @@ def test_an_address_that_this_machine_has_not_is_a_fault(place: Place, monkeypat
     assert [finding.level for finding in check_server(place)] == ["fault"]
 
 
-def test_a_server_that_asks_for_a_token_is_asked_with_it(place: Place) -> None:
-    token = made_or_read_token(place.folder).value
-    with serving(FakeEngine(), access_token=token) as server:
+def test_a_server_that_asks_for_a_token_says_how_it_is_without_one(place: Place) -> None:
+    with serving(FakeEngine(), access_token="abcde-fghjk-mnpqr-stuvw") as server:
         here = Place(folder=place.folder, project=place.project, port=int(server.url.rpartition(":")[2]))
         (finding,) = check_server(here)
         assert (finding.level, finding.what) == ("ok", f"one runs on port {here.port} and answers")
-        (place.folder / TOKEN_FILE).unlink()
+        server.engine.lose_worker()
         (finding,) = check_server(here)
-        assert (finding.level, "access token" in finding.what) == ("unknown", True)
+        assert (finding.level, "answers no question" in finding.what) == ("fault", True)
 
 
 def test_a_server_behind_tls_is_asked_as_well(place: Place) -> None:
