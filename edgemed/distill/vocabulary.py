@@ -25,18 +25,13 @@ def over_vocabulary(hidden: Tensor, head: Tensor, of_logits: OfLogits, *beside: 
 
     `beside` are tensors whose first axis is positions, without gradient. Equal to doing it at once, but for rounding.
     """
-    if hidden.shape[0] <= chunk and not torch.is_grad_enabled():
-        return of_logits(hidden @ head.T, *beside)
 
     def of_part(part: Tensor, matrix: Tensor, *rest: Tensor) -> Tensor:
         return of_logits(part @ matrix.T, *rest)
 
     found = []
-    for start in range(0, hidden.shape[0], chunk):
+    for start in range(0, max(1, hidden.shape[0]), chunk):
         at = slice(start, start + chunk)
-        found.append(
-            checkpoint(of_part, hidden[at], head, *(one[at] for one in beside), use_reentrant=False)
-            if torch.is_grad_enabled()
-            else of_part(hidden[at], head, *(one[at] for one in beside))
-        )
+        given = (hidden[at], head, *(one[at] for one in beside))
+        found.append(checkpoint(of_part, *given, use_reentrant=False) if torch.is_grad_enabled() else of_part(*given))
     return torch.cat(found)
