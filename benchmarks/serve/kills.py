@@ -24,9 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -35,7 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from real_process import SERVE, RealServer
+from real_process import SERVE, RealServer, data_folder
 from traffic import CANARY, Outcome, call, plan, send
 
 from edgemed.serve.journal import INTERRUPTED, Journal, JournalRows, read_journal
@@ -66,12 +64,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="copy the data folder and the server's words there")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder) / "home"
-        home.mkdir()
+    with data_folder(asked.keep) as home:
         found = kills(home, asked)
-        if asked.keep:
-            shutil.copytree(folder, asked.keep, dirs_exist_ok=True)
     print(json.dumps(found, indent=2))
     raise SystemExit(bool(found["wrong"]))
 

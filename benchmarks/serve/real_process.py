@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,17 @@ class Size:
     server_threads: int
     server_files: int
     engine_rss: int | None
+
+
+@contextmanager
+def data_folder(keep: Path | None) -> Iterator[Path]:
+    """An empty data folder while the block runs; it and the servers' words are then copied to `keep`, where wanted."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        home.mkdir()
+        yield home
+        if keep:
+            shutil.copytree(folder, keep, dirs_exist_ok=True)
 
 
 class RealServer:

@@ -20,10 +20,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -31,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from real_process import SERVE, RealServer, Size
+from real_process import SERVE, RealServer, Size, data_folder
 from traffic import CANARY, Outcome, call, plan, send
 
 from edgemed.core.units import MIB
@@ -125,12 +123,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="copy the data folder and the server's words there")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder) / "home"
-        home.mkdir()
+    with data_folder(asked.keep) as home:
         found = storm(home, asked)
-        if asked.keep:
-            shutil.copytree(folder, asked.keep, dirs_exist_ok=True)
     print(json.dumps(found, indent=2))
 
 
