@@ -91,7 +91,7 @@ class Browser:
             str(self.call("GET", f"/element/{element}/computedlabel")),
         )
 
-    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 10) -> None:
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 30) -> None:
         """Wait for a condition; the browser cannot call us."""
         end = time.monotonic() + timeout_s
         while not condition():

@@ -444,9 +444,14 @@ def test_an_idle_engine_uses_no_processor_time(endless_model: Path) -> None:
     with opened(endless_model) as engine:
         ask(engine, request("a")).done()
         child = psutil.Process(engine.pid)
-        before = sum(child.cpu_times()[:2])
-        threading.Event().wait(0.5)
-        assert sum(child.cpu_times()[:2]) - before <= 0.02  # two clock ticks
+        spent = []
+        for _ in range(6):  # on a busy machine it is still putting the answer away in the first
+            before = sum(child.cpu_times()[:2])
+            threading.Event().wait(0.5)
+            spent.append(sum(child.cpu_times()[:2]) - before)
+            if spent[-1] <= 0.02:  # two clock ticks
+                break
+        assert min(spent) <= 0.02, spent
 
 
 def test_the_engine_is_described_after_loading(endless_model: Path) -> None:

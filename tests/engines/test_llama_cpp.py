@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cpu_time import fastest
 from tiny_models import SPECIAL_TOKENS, vocabulary, write_tiny_qwen2
 
 from edgemed.core.errors import UsageError
@@ -210,9 +210,7 @@ print(json.dumps(found))
 
 def test_texts_of_many_long_words_are_checked_in_one_pass() -> None:
     text = (("x" * 49_999 + " ") * 40)[:-1]
-    began = time.process_time()
-    _check_runs(text)
-    assert time.process_time() - began < 1  # two million steps; one pass per character would take hours
+    assert fastest(lambda: _check_runs(text), 1) < 1  # two million steps; one pass per character would take hours
     with pytest.raises(UsageError, match="50001"):
         _check_runs(text + " " + "x" * 50_001)
 

@@ -1,10 +1,11 @@
 import json
 import random
-import time
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from cpu_time import fastest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,12 +177,7 @@ def test_a_hundred_kilobytes_are_classified_in_a_tenth_of_a_second() -> None:
     classify("")
     for piece in ("dose ", "no dose, ", "what is the treatment of x? ", "\ud800"):
         text = (piece * 100_000)[:100_000]
-        spent = []
-        for _ in range(3):
-            start = time.process_time()
-            classify(text)
-            spent.append(time.process_time() - start)
-        assert min(spent) < 0.1
+        assert fastest(partial(classify, text), 0.1) < 0.1
         assert not classify(text).read_whole
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from cpu_time import fastest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -214,9 +214,7 @@ def test_one_more_word_is_another_key(words: list[str], more: str, data: st.Data
 )
 def test_hostile_texts_take_little_time(text: str) -> None:
     clinical_key("warm up 5 mg")
-    began = time.process_time()
-    clinical_key(text)
-    assert time.process_time() - began < 0.1
+    assert fastest(lambda: clinical_key(text), 0.1) < 0.1
 
 
 def test_no_closed_list_word_names_something_clinical() -> None:

@@ -1,7 +1,7 @@
-import time
 from pathlib import Path
 
 import pytest
+from cpu_time import fastest
 
 from edgemed.medical.category import classify
 from edgemed.medical.danger import danger_signs
@@ -33,9 +33,5 @@ def test_questions_find_their_category() -> None:
 
 def test_a_long_text_is_read_in_time() -> None:
     danger_signs("", "sw")
-    taken = []
-    for _ in range(3):  # the best of three: a shared core can count a stall as CPU time
-        start = time.process_time()
-        danger_signs("amekunywa anavimba hapumui wanatpika " * 2700, "sw")
-        taken.append(time.process_time() - start)
-    assert min(taken) < 0.5
+    text = "amekunywa anavimba hapumui wanatpika " * 2700
+    assert fastest(lambda: danger_signs(text, "sw"), 0.5) < 0.5

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from fractions import Fraction
 
 import pytest
+from cpu_time import fastest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,9 +129,8 @@ def test_words_around_a_dose_do_not_change_it(drug: str, number: int, unit: str)
 def test_a_hostile_text_is_read_in_linear_time_and_reported(seed: str) -> None:
     text = (seed * 100_000)[:100_000]
     parse(seed)
-    began = time.process_time()
+    assert fastest(lambda: parse(text), 1) < 1  # 0.1 on a quiet machine
     found = parse(text)
-    assert time.process_time() - began < 1.0  # 0.1 on a quiet machine
     assert found.unparsed[-1].end == len(text.encode("utf-8", "surrogatepass"))
     assert f"more than {MAX_CHARACTERS}" in found.unparsed[-1].reason
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import tomllib
 from importlib import resources
 from typing import Any
 
 import pytest
+from cpu_time import fastest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -275,9 +275,7 @@ def test_drugs_in_a_list_are_all_found(names: list[str]) -> None:
 )  # fmt: skip
 def test_a_hostile_text_is_read_in_linear_time(text: str) -> None:
     shipped_lexicon()
-    start = time.process_time()
-    find_terms(text)
-    assert time.process_time() - start < 1.0
+    assert fastest(lambda: find_terms(text), 1) < 1
 
 
 def test_a_damaged_list_is_refused_with_file_and_field(monkeypatch: pytest.MonkeyPatch) -> None:

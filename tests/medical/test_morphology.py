@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import pytest
+from cpu_time import fastest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +60,4 @@ def test_any_text_gives_mentions_in_order_and_apart(text: str) -> None:
 )  # fmt: skip
 def test_a_hostile_text_is_read_in_linear_time(text: str) -> None:
     mentions_of("")
-    start = time.process_time()
-    mentions_of(text)
-    assert time.process_time() - start < 1.5
+    assert fastest(lambda: mentions_of(text), 1.5) < 1.5

@@ -1,8 +1,7 @@
 """Notes say what abbreviations, brands and everyday words stand for, and replace nothing."""
 
-import time
-
 import pytest
+from cpu_time import fastest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,9 +109,7 @@ def test_the_lists_are_large_and_every_context_word_is_plain():
 @pytest.mark.parametrize("text", ["MS MI ALL ", "a.", "1.0 mg ", "heart ", "A-", "1", "ALL ", ".5 ", "\u0301", "MS/"])
 def test_a_hostile_text_of_100_kb_takes_bounded_time(text):
     term_notes("x")
-    begin = time.process_time()
-    term_notes((text * 100_000)[:100_000])
-    assert time.process_time() - begin < 0.5
+    assert fastest(lambda: term_notes((text * 100_000)[:100_000]), 0.5) < 0.5
 
 
 @settings(deadline=None, max_examples=100)

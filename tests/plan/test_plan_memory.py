@@ -173,7 +173,7 @@ def test_adapters_take_what_the_plan_counts(tmp_path: Path) -> None:
     base = write_tiny_qwen2(tmp_path / "base.gguf")
     files = tuple(
         AdapterFile(
-            name=f"a{seed}", path=write_tiny_adapter(tmp_path / f"{seed}.gguf", seed=seed, rank=4096, size=0.01)
+            name=f"a{seed}", path=write_tiny_adapter(tmp_path / f"{seed}.gguf", seed=seed, rank=8192, size=0.01)
         )
         for seed in range(3)
     )
@@ -186,9 +186,9 @@ def test_adapters_take_what_the_plan_counts(tmp_path: Path) -> None:
     counted = sum(
         need.n_bytes for need in memory.adapter_needs(spec_from_gguf(check_gguf(base)), config(base, adapters=files))
     )
-    assert counted > 30 * 2**20
-    # Whether memory that was freed goes back to the system is the allocator's mood: 8 MiB more were seen once.
-    assert taken[1] - taken[0] == pytest.approx(counted, abs=12 * 2**20)
+    assert counted > 60 * 2**20
+    # Whether memory that was freed goes back to the system is the allocator's mood: 15 MiB more were seen once.
+    assert taken[1] - taken[0] == pytest.approx(counted, abs=20 * 2**20)
 
 
 def test_adapters_add_their_tensors_each_where_its_matrix_lies(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-import time
-
 import pytest
 from cache_stand_ins import ANSWER, QUESTION, SAME
+from cpu_time import fastest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,7 +120,5 @@ def test_a_strange_word_anywhere_is_refused(text: str, name: str, place: int) ->
 @pytest.mark.parametrize("piece", ["1", "1 ", "- ", "a", "a ", "Dose: ", "(", "1.", "12/", "'", "0712 "])
 def test_long_texts_are_read_in_linear_time(piece: str) -> None:
     text = (piece * 20_000)[:20_000]
-    start = time.process_time()
-    private_reason(text, ENGLISH)
-    assert time.process_time() - start < 0.5
+    assert fastest(lambda: private_reason(text, ENGLISH), 0.5) < 0.5
     assert private_reason(text * 6, ENGLISH) == "too_long"
