@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -34,6 +35,8 @@ class Example(Record):
     answer: str = Field(min_length=1)
     source: str = ""
     specialty: str = ""
+    kind: Literal["", "basic", "replay"] = ""
+    """"basic" for foundations, "replay" for what is only kept alive."""
 
 
 @dataclass(frozen=True, slots=True)
