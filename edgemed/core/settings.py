@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-import tomllib
 from pathlib import Path
-from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ConfigDict, Field
 
-from edgemed.core.errors import UsageError
 from edgemed.core.records import Record
+from edgemed.core.toml_file import read_toml
 
 PROJECT_FILE = "edgemed.toml"
 
@@ -138,67 +134,10 @@ def project_settings(folder: Path | None = None) -> ProjectSettings:
 
     Raises UsageError for a file that cannot be read or holds unknown keys.
     """
-    path = (folder or Path.cwd()) / PROJECT_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        content: dict[str, Any] = tomllib.loads(text)
+        return read_toml((folder or Path.cwd()) / PROJECT_FILE, ProjectSettings)
     except FileNotFoundError:
         return ProjectSettings()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.", next_step="mend that line, or remove the file") from error
-    try:
-        return ProjectSettings.model_validate(content)
-    except ValidationError as error:
-        faults = error.errors()
-        said = "; ".join(_said_of(fault, text) for fault in faults[:5])
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise UsageError(f"{path}: {said}{more}.", next_step="mend that, or remove it") from error
-
-
-_RULES = {
-    "path_type": "must be a path in quotes",
-    "string_type": "must be text in quotes",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "greater_than": "must be more than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
-    "model_type": "must be a table: [{name}]",
-}
-"""The validator's kinds of fault, without its jargon."""
-
-
-def _said_of(fault: ErrorDetails, text: str) -> str:
-    """One fault: its key, its line where that can be found, what is wrong, and the names that are known."""
-    steps = [str(step) for step in fault["loc"]]
-    where = ".".join(steps)
-    if line := _line_of(steps, text):
-        where += f" (line {line})"
-    if fault["type"] == "extra_forbidden":
-        table = ProjectSettings.model_fields[steps[0]].annotation if len(steps) > 1 else ProjectSettings
-        known = ", ".join(sorted(getattr(table, "model_fields", ())))
-        return f"{where} is not known; use {'one of the keys' if len(steps) > 1 else 'one of the tables'} {known}"
-    rule = _RULES.get(fault["type"], "cannot be used")
-    return f"{where} {rule.format_map({**fault.get('ctx', {}), 'name': steps[-1]})}"
-
-
-def _line_of(steps: list[str], text: str) -> int:
-    """The line that names a key or its table, from 1; 0 where it is written in a way that is not looked for."""
-    table = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\s*([\w.-]+)\s*\]", line)
-        table = header[1] if header else table
-        key = re.match(r"\s*([\w.-]+)\s*=", line)
-        named = f"{table}.{key[1]}".lstrip(".") if key else table if header else ""
-        if named == ".".join(steps):
-            return number
-    return 0
 
 
 def environment_of_engine() -> dict[str, str]:

@@ -63,6 +63,9 @@ class NewStudent(Record):
     context_length: int = Field(default=1024, ge=16)
     tokenizer: str = ""
     """A folder with tokenizer.json and a chat template; the teacher's by default."""
+    start_steps: int = Field(default=0, ge=0)
+    """Of training on the part of the demo's table that is not taught (data.n_facts), before anything is: made once for
+    all seeds and arms, and kept. With 0 the student begins from nothing."""
 
 
 class StudentConfig(Record):
@@ -95,6 +98,8 @@ class DataConfig(Record):
     check_leaks: bool = True
     n_examples: int = Field(default=0, ge=0)
     """The first so many only; 0 is all, and for "demo" 4096."""
+    n_facts: int = Field(default=0, ge=0)
+    """With "demo": about so many dose facts, those of whole drugs; 0 is all."""
     max_tokens: int = Field(default=2048, ge=16)
     """Of prompt and answer; longer examples are left out and counted."""
 
