@@ -7,7 +7,6 @@ exact when drug, value, unit and interval are those of the table; no held-out wo
 from __future__ import annotations
 
 import argparse
-import math
 import queue
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from edgemed.demo.questions import (
 from edgemed.demo.table import fact_table
 from edgemed.engines.base import DoneEvent, Engine, EngineConfig, ErrorEvent, Event, GenerationRequest, TextEvent
 from edgemed.engines.registry import open_engine
+from edgemed.evaluate.paired import wilson
 from edgemed.medical.prompts import messages_for
 from edgemed.models.chat_template import render_chat
 
@@ -56,22 +56,14 @@ def answers(engine: Engine, examples: list[Example]) -> list[str]:
     return texts
 
 
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share, in percent."""
-    z, share = 1.96, right / asked
-    middle = share + z * z / (2 * asked)
-    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
-    return 100 * (middle - half) / (1 + z * z / asked), 100 * (middle + half) / (1 + z * z / asked)
-
-
 def _wrong_number(text: str, example: Example) -> bool:
     """True when the answer gives a dose that the table does not give for this question."""
     return text != example.answer and text != UNKNOWN_ANSWER and "Which one do you mean" not in text
 
 
 def report(title: str, right: list[bool]) -> None:
-    low, high = wilson(sum(right), len(right))
-    share = 100 * sum(right) / len(right)
+    found = wilson(sum(right), len(right))
+    share, low, high = (100 * value for value in (sum(right) / len(right), found.low, found.high))
     print(f"{title:<55} {sum(right):5d} of {len(right):5d}  {share:5.1f} %  (95 % {low:.1f} to {high:.1f})")
 
 

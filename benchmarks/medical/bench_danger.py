@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from edgemed.evaluate.paired import wilson
 from edgemed.medical.danger import UNCLEAR, DangerSign, danger_signs
 from edgemed.medical.matching.danger_findings import findings_of
 from edgemed.medical.reading import read
@@ -25,20 +25,11 @@ from edgemed.medical.reading import read
 FOLDER = Path(__file__).parent
 
 
-def wilson(hits: int, tried: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share."""
-    if not tried:
-        return 0.0, 1.0
-    share = hits / tried
-    middle = (share + z * z / (2 * tried)) / (1 + z * z / tried)
-    half = z / (1 + z * z / tried) * math.sqrt(share * (1 - share) / tried + z * z / (4 * tried * tried))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def share_line(name: str, hits: int, tried: int) -> str:
     """ "recall 148/150 = 98.7 % (95.3 to 99.6)"."""
-    low, high = wilson(hits, tried)
-    return f"{name} {hits}/{tried} = {100 * hits / max(1, tried):.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    found = wilson(hits, tried)
+    share, low, high = (100 * value for value in (hits / max(1, tried), found.low, found.high))
+    return f"{name} {hits}/{tried} = {share:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def rows_of(language: str, split: str) -> list[dict[str, Any]]:

@@ -30,7 +30,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import math
 import random
 import re
 import time
@@ -43,6 +42,7 @@ from typing import Any
 
 from public_sentences import public_sentences, second_sentences, sentences_of, sha
 
+from edgemed.evaluate.paired import wilson
 from edgemed.medical.entities import parse
 from edgemed.medical.mentions import TermKind
 
@@ -212,10 +212,8 @@ def _share(part: int, whole: int) -> str:
     """A share with its Wilson interval."""
     if not whole:
         return "   -                 "
-    p, z = part / whole, 1.96
-    middle = (p + z * z / (2 * whole)) / (1 + z * z / whole)
-    half = z / (1 + z * z / whole) * math.sqrt(p * (1 - p) / whole + z * z / (4 * whole * whole))
-    return f"{p:.3f} [{middle - half:.3f}, {middle + half:.3f}]"
+    found = wilson(part, whole)
+    return f"{part / whole:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def _placed(surfaces: Iterable[str], text: str) -> list[tuple[int, int]]:
