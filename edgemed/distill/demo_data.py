@@ -2,18 +2,16 @@
 
 Doses are what is to be learned. Danger signs and first aid are its foundations ("basic"); vaccines, contraindications
 and pregnancy are what a student should keep ("replay"). Training draws from the table's own training wordings,
-validation and examination from held-out ones: no wording stands on two sides, and what shares 13 words with a question
-of the shipped evaluation sets is left out.
+examinations ask in held-out ones, and what shares 13 words with a question of the shipped evaluation sets is left out.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from edgemed.demo.questions import Example as Asked
-from edgemed.demo.questions import dose_examination, training_examples
+from edgemed.demo.questions import training_examples
 from edgemed.demo.table import Dose, FactTable, Group, Statement, StatementKind, fact_table
 from edgemed.distill.examples import Example, find_leaks, plain
 
@@ -35,23 +33,10 @@ _SPECIALTIES: dict[Group | StatementKind, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Taught:
-    """What is taught, and what is asked afterwards."""
-
-    examples: tuple[Example, ...]
-    """Taught ones, then foundations, then replay, as their kinds say."""
-    validation: tuple[Example, ...] = ()
-    """What weights are chosen on."""
-    examination: tuple[Example, ...] = ()
-    """What the report asks; never what something was chosen on."""
-
-
-def demo_data(examinations: Sequence[str], n_examples: int = 0, n_facts: int = 0) -> Taught:
+def demo_data(examinations: Sequence[str], n_examples: int = 0, n_facts: int = 0) -> tuple[Example, ...]:
     """Examples about `n_facts` dose facts, those of whole drugs (0: all), none of which repeats or leaks.
 
-    `examinations` are the texts that must not be taught. Validation and examination ask about the same facts, each in
-    half of the held-out wordings.
+    Doses first, then foundations, then replay. `examinations` are the questions that must not be taught.
     """
     table = taught_table(n_facts)
     examples: list[Example] = []
@@ -63,12 +48,7 @@ def demo_data(examinations: Sequence[str], n_examples: int = 0, n_facts: int = 0
         examples += [example for example in batch if example.question not in leaked]
     order = {"": 0, "basic": 1, "replay": 2}
     examples = [one.model_copy(update={"id": f"demo-{number}"}) for number, one in enumerate(examples)]
-    asked = [_example(one, table) for one in dose_examination(table, seed=_SEED)]
-    return Taught(
-        examples=tuple(sorted(examples, key=lambda one: order[one.kind])),
-        validation=tuple(asked[::2]),
-        examination=tuple(asked[1::2]),
-    )
+    return tuple(sorted(examples, key=lambda one: order[one.kind]))
 
 
 def taught_table(n_facts: int = 0) -> FactTable:
