@@ -27,7 +27,10 @@ class Piece:
     data: bytes
     """What it stands for; empty for an anchor, and for a token that only shifts its neighbours."""
     anchor: str = ""
-    """The role of a special token: "bos", "eos", "user", "assistant", "think", "/think"; empty for text."""
+    """The role of a special token: "bos", "eos", "user", "assistant", "think", "/think"; empty for text.
+
+    Tokens of one role in a row are one anchor: a tag that is no token of a vocabulary is spelled out.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ def align(student: Sequence[Piece], teacher: Sequence[Piece]) -> Alignment:
     common = {piece.anchor for piece in student} & {piece.anchor for piece in teacher} - {""}
     for one, other in _sections(student, teacher, common):
         if one.anchor:
-            of_student[one.start] = of_teacher[other.start] = len(ends)
+            of_student[one.start : one.stop] = [len(ends)] * (one.stop - one.start)
+            of_teacher[other.start : other.stop] = [len(ends)] * (other.stop - other.start)
             ends.append(at)
         else:
             at = _align_text(_Side(student, one, of_student), _Side(teacher, other, of_teacher), ends, at)
@@ -157,11 +161,13 @@ def _sections(
 
 def _cut(pieces: Sequence[Piece], common: Set[str]) -> list[_Section]:
     """Text between common anchors, empty text too, and the anchors: text, anchor, text, ... text."""
-    anchors = [number for number, piece in enumerate(pieces) if piece.anchor in common]
-    sections, start = [], 0
-    for number in (*anchors, len(pieces)):
-        sections.append(_Section(start, number))
-        if number < len(pieces):
-            sections.append(_Section(number, number + 1, pieces[number].anchor))
+    sections: list[_Section] = []
+    start = 0
+    for number in (n for n, piece in enumerate(pieces) if piece.anchor in common):
+        anchor = pieces[number].anchor
+        if start == number and sections and sections[-1].anchor == anchor:
+            sections[-1] = _Section(sections[-1].start, number + 1, anchor)
+        else:
+            sections += (_Section(start, number), _Section(number, number + 1, anchor))
         start = number + 1
-    return sections
+    return [*sections, _Section(start, len(pieces))]

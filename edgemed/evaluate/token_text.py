@@ -10,13 +10,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from edgemed.core.prompt import PromptPart
+from edgemed.core.prompt import Message, PromptPart
 from edgemed.engines.prompt_tokens import PromptTokenizer, SpecialToken
 from edgemed.engines.thinking import CLOSE, CLOSING, OPEN, is_reasoning
 from edgemed.medical.prompts import messages_for
 from edgemed.models.chat_template import render_chat
 from edgemed.models.config import read_json
-from edgemed.models.tokenizer import chat_template_of, open_tokenizer
+from edgemed.models.tokenizer import chat_template_of, eos_of, open_tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581"
@@ -55,6 +55,7 @@ class TokenText:
     def __init__(self, checkpoint: Path) -> None:
         self._tokenizer = open_tokenizer(checkpoint)
         self._template = chat_template_of(checkpoint)
+        self._eos = eos_of(checkpoint)
         content = read_json(checkpoint / "tokenizer.json")
         self._byte_level = "ByteLevel" in _kinds(content.get("decoder"))
         added = [token for token in content.get("added_tokens") or [] if isinstance(token, dict)]
@@ -67,13 +68,14 @@ class TokenText:
         self._special = {token.id for token in special.values()}
         self._tokenizer.encode_special_tokens = True  # a special token is one in the template's own text only
         tags = [self._tokenizer.token_to_id(tag) is not None for tag in (OPEN, CLOSE)]
-        self._reasons = self._template is not None and is_reasoning(self._template[0], both_are_tokens=all(tags))
+        self.reasons = self._template is not None and is_reasoning(self._template[0], both_are_tokens=all(tags))
+        """Whether the model thinks between tags before it answers."""
         self._prompts = PromptTokenizer(special, self.ids, self._bos())
 
-    def prompt(self, question: str, opening: str = "") -> list[int]:
+    def prompt(self, question: str, opening: str = "", *, thinks: bool = False) -> list[int]:
         """Token ids of the question in the project's template and the model's own, and of the answer's `opening`.
 
-        A reasoning model finds its thinking ended before it began.
+        A reasoning model finds its thinking ended before it began; one that `thinks` finds it not yet begun.
         """
         messages = messages_for(question)
         if self._template is None:
@@ -81,9 +83,11 @@ class TokenText:
         else:
             template, bos, eos = self._template
             parts = render_chat(template, messages, bos_token=bos, eos_token=eos)
-            if self._reasons:
-                opened = parts[-1].text.rstrip().endswith(OPEN)
+            opened = parts[-1].text.rstrip().endswith(OPEN)
+            if self.reasons and not thinks:
                 parts.append(PromptPart(CLOSING if opened else f"{OPEN}\n{CLOSING}", special=True))
+            elif opened:
+                parts[-1] = PromptPart(parts[-1].text.rstrip().removesuffix(OPEN), special=True)
         return self._prompts.ids([*parts, PromptPart(opening, special=False)] if opening else parts)
 
     def text_ids(self, text: str) -> list[int]:
@@ -98,6 +102,29 @@ class TokenText:
     def tokenized(self, ids: Sequence[int]) -> TokenizedText:
         """The tokens with their bytes; special ones, and numbers that name no token, stand for none."""
         return TokenizedText(tuple(ids), tuple(self._piece(token) for token in ids))
+
+    def special_ids(self, text: str) -> list[int]:
+        """The token that this text is in the template, a tag or an end; its spelling where it is no token."""
+        token: int | None = self._tokenizer.token_to_id(text)
+        return self.ids(text) if token is None else [token]
+
+    def end_of_turn(self) -> int | None:
+        """The token behind an assistant's turn in the model's template, else EOS; None without either."""
+        behind = self._eos
+        if self._template is not None:
+            template, bos, eos = self._template
+            turns: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+            parts = render_chat(template, turns, bos_token=bos, eos_token=eos, add_generation_prompt=False)
+            if parts[-1].special and not parts[-2].special and parts[-2].text == "!":
+                behind = parts[-1].text.lstrip()
+        found = [token for token, text in self._added.items() if text and behind.startswith(text)]
+        longest = max(found, key=lambda token: len(self._added[token]), default=None)
+        return self._tokenizer.token_to_id(self._eos) if longest is None and self._eos else longest
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the vocabulary, added ones among them."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def _piece(self, token: int) -> bytes:
         if token in self._special:

@@ -38,6 +38,12 @@ def chat_template_of(checkpoint: Path) -> tuple[str, str, str] | None:
     return template, _token(settings.get("bos_token")), _token(settings.get("eos_token"))
 
 
+def eos_of(checkpoint: Path) -> str:
+    """The text of the token that ends a text, as the checkpoint's settings name it; empty where they do not."""
+    path = checkpoint / "tokenizer_config.json"
+    return _token(read_json(path).get("eos_token")) if path.is_file() else ""
+
+
 def chat_templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """The chat templates of a checkpoint by name, the usual one as "default": its own file before the settings'.
 
