@@ -103,6 +103,6 @@ def _next_rank(
     return -(scores[name][rank] ** 2) / sum(sizes[name]), rank, name
 
 
-def alpha_pattern(ranks: Mapping[str, int], scale: float) -> dict[str, float]:
-    """alpha by module with which rsLoRA's alpha / sqrt(r) is `scale` at every rank."""
-    return {name: scale * rank**0.5 for name, rank in ranks.items()}
+def alpha_pattern(ranks: Mapping[str, int], scale: float, *, stabilised: bool = True) -> dict[str, float]:
+    """alpha by module with which rsLoRA's alpha / sqrt(r), or plain LoRA's alpha / r, is `scale` at every rank."""
+    return {name: scale * (rank**0.5 if stabilised else rank) for name, rank in ranks.items()}
