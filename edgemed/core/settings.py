@@ -118,6 +118,11 @@ def rpc_devices() -> tuple[Path, tuple[str, ...]] | None:
     return (Path(library), tuple(addresses.split(","))) if library and addresses else None
 
 
+def teacher_api_key() -> str:
+    """$EDGEMED_TEACHER_API_KEY: what a teacher's server wants to be shown; empty without it."""
+    return os.environ.get("EDGEMED_TEACHER_API_KEY", "").strip()
+
+
 def data_dir() -> Path:
     """Where installed models, profiles and plans live: $EDGEMED_HOME, else the system's place for user data."""
     if home := os.environ.get("EDGEMED_HOME"):

@@ -42,6 +42,10 @@ class TeacherConfig(Record):
     backend: Backend = "transformers"
     url: str = ""
     """Of an OpenAI-compatible server, up to and with /v1."""
+    insecure: bool = False
+    """Send texts to another machine's server without encryption."""
+    timeout_s: float = Field(default=600, gt=0)
+    """Of one request to the server."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the weights; auto is bfloat16 on a GPU, float32 else."""
     batch: int = Field(default=8, ge=1)
