@@ -36,14 +36,13 @@ WEIGHTS: dict[EntityKind, float] = {
 _READ_BYTES = 16_000
 """At a time: the parser reads 24,000 characters and calls the rest unparsed."""
 _SENTENCE = re.compile(rb"[.!?;](?=\s)|\n")
+_NOT = rb"(?:never|cannot|(?:do|does|should|must|may|can)(?:\s+not|n't))\s+(?:be\s+)?"
+_DONE = rb"(?:give|given|used?|take|taken|start|started|prescribed?|inject|injected|mix|mixed|combined?)"
+_NO_GOOD = rb"not\s+(?:be\s+)?(?:recommended|indicated|advised|suitable|safe)"
 _FORBIDS = re.compile(
-    rb"(?i)\b(?:contra-?indicat\w*|never|(?:do|does|should|must|may|can)(?:\s+not|n't)"
-    rb"(?:\s+be)?\s+(?:give|given|use|used|take|taken|start|started|prescribe|prescribed)|cannot\s+be\s+(?:given|used|taken)"
-    rb"|not\s+(?:be\s+)?(?:recommended|indicated|advised|suitable|safe)|avoid(?:ed|ing)?|unsafe)\b"
+    rb"(?i)\b(?:contra-?indicat\w*|avoid(?:ed|ing)?|unsafe|" + _NO_GOOD + rb"|" + _NOT + _DONE + rb")\b"
 )
-_BACKWARD = re.compile(
-    rb"(?i)contra-?indicat|\bbe\s|avoided|\bnot\s+(?:recommended|indicated|advised|suitable|safe)|unsafe"
-)
+_BACKWARD = re.compile(rb"(?i)contra-?indicat|\bbe\s|avoided|unsafe|" + _NO_GOOD)
 """What is forbidden so may stand before the words that forbid it."""
 _DANGER = re.compile(
     rb"(?i)\b(?:danger(?:ous|\s+signs?)?|emergenc(?:y|ies)|life-?\s?threatening|fatal|toxic(?:ity)?|overdos\w+"
