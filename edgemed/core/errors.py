@@ -5,8 +5,9 @@
     ├── MissingExtra           3  an optional package is not installed
     ├── PlanInfeasible         4  the model does not fit this machine
     ├── ModelRefused           5  a model file that is damaged, unsafe or not understood
-    └── EngineFailed           6  the inference engine stopped or refused
-        └── EngineLost         6  the engine's process died; the request may be asked again
+    ├── EngineFailed           6  the inference engine stopped or refused
+    │   └── EngineLost         6  the engine's process died; the request may be asked again
+    └── Stopped              130  ended because it was asked to; what was done is kept
 
 An error says what happened, with the numbers, then the next step:
 "The plan needs 9.1 GiB; this machine offers 6.5 GiB. Next: edgemed export --recipe q4_k_m".
@@ -72,3 +73,9 @@ class EngineFailed(EdgemedError):
 
 class EngineLost(EngineFailed):
     """The engine's process ended while the request was running."""
+
+
+class Stopped(EdgemedError):
+    """Long work that was asked to end (Ctrl-C, SIGTERM), kept what it had, and can be gone on with."""
+
+    exit_code = EXIT_INTERRUPTED

@@ -52,13 +52,17 @@ def weighted(values: Tensor, weights: Tensor) -> Term:
 
 def log_probs_of(logits: Tensor, ids: Tensor) -> Tensor:
     """Log-probabilities (..., k) of chosen tokens (..., k) under logits (..., vocabulary), in float32 or wider."""
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    wide = _wide(logits)
     return wide.gather(-1, ids) - wide.logsumexp(-1, keepdim=True)
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probability (...) of each actual token (...) under logits (..., vocabulary), in float32 or wider."""
     return log_probs_of(logits, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def log1m_exp(log_p: Tensor) -> Tensor:
@@ -77,8 +81,8 @@ def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def full_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """KL(teacher || student) over the last axis, (...) of logits (..., vocabulary)."""
-    t, s = (logits.float().log_softmax(-1) for logits in (teacher_logits, student_logits))
+    """KL(teacher || student) over the last axis, (...) of logits (..., vocabulary), in float32 or wider."""
+    t, s = (_wide(logits).log_softmax(-1) for logits in (teacher_logits, student_logits))
     return (t.exp() * (t - s)).sum(-1)
 
 
@@ -96,9 +100,8 @@ def chunk_log_probs(log_probs: Tensor, chunks: Tensor, n_chunks: int) -> Tensor:
 
     In the same way chunks add up to entities.
     """
-    kept = chunks >= 0
-    sums = log_probs.new_zeros(log_probs.shape[0], n_chunks)
-    return sums.scatter_add(1, chunks.clamp(min=0), torch.where(kept, log_probs, torch.zeros_like(log_probs)))
+    sums = log_probs.new_zeros(log_probs.shape[0], n_chunks + 1)  # and a last one for what counts nowhere
+    return sums.scatter_add(1, torch.where(chunks < 0, n_chunks, chunks), log_probs)[:, :n_chunks]
 
 
 def cross_entropy(log_probs: Tensor, weights: Tensor) -> Term:

@@ -24,6 +24,7 @@ def over_vocabulary(hidden: Tensor, head: Tensor, of_logits: OfLogits, *beside: 
     """`of_logits` of hidden (positions, hidden size) @ head (vocabulary, hidden size) transposed, chunk by chunk.
 
     `beside` are tensors whose first axis is positions, without gradient. Equal to doing it at once, but for rounding.
+    What fits in one chunk is computed once: its logits would live during the backward pass in any case.
     """
 
     def of_part(part: Tensor, matrix: Tensor, *rest: Tensor) -> Tensor:
@@ -33,5 +34,6 @@ def over_vocabulary(hidden: Tensor, head: Tensor, of_logits: OfLogits, *beside: 
     for start in range(0, max(1, hidden.shape[0]), chunk):
         at = slice(start, start + chunk)
         given = (hidden[at], head, *(one[at] for one in beside))
-        found.append(checkpoint(of_part, *given, use_reentrant=False) if torch.is_grad_enabled() else of_part(*given))
+        again = torch.is_grad_enabled() and hidden.shape[0] > chunk
+        found.append(checkpoint(of_part, *given, use_reentrant=False) if again else of_part(*given))
     return torch.cat(found)
