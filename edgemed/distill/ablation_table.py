@@ -129,7 +129,7 @@ def _measures(some: Scores, teacher: Scores | None) -> tuple[dict[str, Callable[
 
 def _add_retention(found: dict[str, Callable[[Scores], float]], missing: list[str], teacher: Scores) -> None:
     for part, chance in (("doses", 0.0), ("choices", teacher.chance)):
-        theirs = getattr(teacher, part)
+        theirs = teacher.doses if part == "doses" else teacher.choices
         if not theirs:
             continue
         judged = retention(theirs, theirs, chance=chance)
@@ -147,7 +147,8 @@ class _Retained:
         self._part, self._known, self._chance = part, known, chance
 
     def __call__(self, scores: Scores) -> float:
-        right = sum(one.right for one in getattr(scores, self._part) if one.item in self._known)
+        theirs = scores.doses if self._part == "doses" else scores.choices
+        right = sum(one.right for one in theirs if one.item in self._known)
         return (right / len(self._known) - self._chance) / (1 - self._chance)
 
 

@@ -43,6 +43,13 @@ CONFIG = DistillConfig(
 N_FACTS, WORDINGS = 30, 4
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a second each."""
+    if "picture" not in request.node.name:
+        monkeypatch.setattr("edgemed.distill.ablate.draw", lambda report, path: False)
+
+
 def scores(share: float, luck: Random, *, name: ExaminationName = "final", asked: str = "x") -> Scores:
     """Each question is right with the given probability, by the luck of its own draw."""
     doses = tuple(
@@ -173,10 +180,9 @@ def test_a_damaged_line_and_another_examination_are_refused(tmp_path: Path) -> N
 
 
 def test_several_processes_find_the_same(tmp_path: Path) -> None:
-    few = CONFIG.model_copy(update={"ablate": AblateConfig(seeds=2, arms=("kd",))})
-    alone = ablate(few, tmp_path / "one", known_effect)
-    together = few.model_copy(update={"ablate": AblateConfig(seeds=2, arms=("kd",), workers=2)})
-    assert ablate(together, tmp_path / "two", known_effect) == alone
+    trials = [Trial(name, arm(CONFIG, name, 3)) for name in ("sft", "kd")]
+    alone = {one.trial.name: one.scores for one in run_trials(trials, tmp_path, known_effect)}
+    assert {one.trial.name: one.scores for one in run_trials(trials, tmp_path, known_effect, workers=2)} == alone
     assert multiprocessing.active_children() == []
 
 
