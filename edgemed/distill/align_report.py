@@ -17,7 +17,7 @@ from edgemed.core.records import Record
 from edgemed.distill.alignment import Piece, align
 from edgemed.distill.entity_spans import entity_spans
 from edgemed.distill.examples import Example
-from edgemed.distill.lessons import chunks_of
+from edgemed.distill.lesson_making import chunks_of
 from edgemed.distill.rendering import Side
 
 KINDS = ("1:1", "1:n", "n:1", "n:n")

@@ -14,6 +14,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from edgemed.distill.rendering import Rendered
@@ -86,8 +87,12 @@ def entity_spans(answer: str) -> list[EntitySpan]:
     return list(read_answer(answer).spans)
 
 
+@lru_cache(maxsize=8192)
 def read_answer(answer: str) -> Reading:
-    """Entities, concepts and numbers of an answer of any length; linear."""
+    """Entities, concepts and numbers of an answer of any length; linear.
+
+    Kept for a while: a corpus is read again for each arm of an ablation, and holds an answer more than once.
+    """
     raw = answer.encode()
     found: list[EntitySpan] = []
     concepts: set[str] = set()

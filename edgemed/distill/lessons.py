@@ -1,42 +1,44 @@
-"""From answers that a teacher scored to lessons that a student learns.
+"""From answers that a teacher scored to lessons that a student learns: all examples of a corpus, in its order.
 
-    read the answer's entities, render it for both sides, align the two
-    teacher's token scores       -> sums of chunks
-    entities on chunk boundaries -> what MedKL compares
-    teacher's likeliest tokens   -> rivals at places (rivals.py); those chunks then have no weight of their own
-
-What cannot be taught is left out and counted. Lessons hold arrays: about 25 bytes a token, and 8 for each rival.
+What cannot be taught is left out and counted. A lesson takes 6 to 10 microseconds a character of its answer, most of it
+the clinical parser's and the tokenizers', so a large corpus is read by several processes. Lessons are arrays: about 25
+bytes a token and 8 a rival. Those of a large corpus lie in a temporary file that the system reads them from.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import mmap
+import multiprocessing
+import os
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from edgemed.core.errors import UsageError
 from edgemed.core.progress import Progress, SilentProgress
-from edgemed.distill.alignment import NO_CHUNK, Alignment, align
 from edgemed.distill.config import LossConfig
-from edgemed.distill.entity_spans import EntitySpan, Reading, read_answer
 from edgemed.distill.examples import Example
-from edgemed.distill.lesson import Floats, Ints, Lesson
-from edgemed.distill.rendering import Rendered, Side
-from edgemed.distill.rivals import RivalMap, Rivals
+from edgemed.distill.lesson import Ints, Lesson
+from edgemed.distill.lesson_making import LessonMaker, Made
+from edgemed.distill.rendering import Side
 from edgemed.distill.shards import ScoredAnswer
 
-TOO_LONG = "longer than data.max_tokens"
-NO_ANSWER = "no answer of the teacher's was accepted"
-OTHER_TOKENS = "scored as other tokens than the teacher's tokenizer gives now"
-NO_SCORE = "a score that is no number"
-MEASURES = ("concepts", "rarity", "reasoning", "numbers", "nll")
-NO_ENTITY = -1
-_ASCII = 128
+PARALLEL_CHARACTERS = 5_000_000
+"""Of questions and answers, from which on several processes are worth their start: half a minute for one."""
+MOST_PROCESSES = 16
+_BLOCK_EXAMPLES = 128
+_SHELF_BYTES = 64 << 20
+"""Of arrays in memory, before they go to a file."""
+
+Item = tuple[int, Example, ScoredAnswer | None]
 
 
 class ScoredExamples(Protocol):
@@ -75,206 +77,126 @@ def lessons_of(
 
     Raises UsageError when nothing can be taught, and for kd = "same" with two vocabularies.
     """
-    rivals = None if loss.kd == "none" else RivalMap(student, teacher, loss.kd, digits=loss.digits)
-    draft = _Draft(student, loss, max_tokens)
-    with (progress or SilentProgress()).task("lessons", len(corpus.examples), "examples") as task:
-        for number, example in enumerate(corpus.examples):
-            draft.add(number, example, _Scores(teacher, rivals, corpus.scored(number)))
-            task.advance()
-    return draft.book()
+    items = ((number, example, corpus.scored(number)) for number, example in enumerate(corpus.examples))
+    return _book(_Task(student, teacher, loss, max_tokens), corpus.examples, items, progress)
 
 
 def lessons_without_teacher(
     student: Side, examples: Sequence[Example], loss: LossConfig, max_tokens: int, progress: Progress | None = None
 ) -> LessonBook:
     """Lessons for supervised fine-tuning alone: no chunk, no entity, no rival. Raises UsageError as `lessons_of`."""
-    draft = _Draft(student, loss, max_tokens)
-    with (progress or SilentProgress()).task("lessons", len(examples), "examples") as task:
-        for number, example in enumerate(examples):
-            draft.add(number, example, None)
-            task.advance()
-    return draft.book()
-
-
-class _LeftOut(Exception):
-    """An example that cannot be taught, and why."""
+    items = ((number, example, None) for number, example in enumerate(examples))
+    return _book(_Task(student, None, loss, max_tokens), examples, items, progress)
 
 
 @dataclass(frozen=True, slots=True)
-class _Scores:
-    """What the teacher says of one example."""
+class _Task:
+    """What all lessons of a book have in common."""
 
-    teacher: Side
-    rivals: RivalMap | None
-    scored: ScoredAnswer | None
+    student: Side
+    teacher: Side | None
+    loss: LossConfig
+    max_tokens: int
 
-    def of(self, answer: str) -> tuple[Rendered, ScoredAnswer]:
-        """The answer in the teacher's tokens, with its scores."""
-        if self.scored is None:
-            raise _LeftOut(NO_ANSWER)
-        rendered = self.teacher.answer(answer)
-        if not np.array_equal(self.scored.ids, rendered.ids):
-            raise _LeftOut(OTHER_TOKENS)
-        if not np.isfinite(self.scored.log_probs).all():
-            raise _LeftOut(NO_SCORE)
-        return rendered, self.scored
+    def maker(self) -> LessonMaker:
+        """Raises UsageError when the two cannot go together."""
+        return LessonMaker(self.student, self.teacher, self.loss, self.max_tokens)
+
+
+def _book(task: _Task, examples: Sequence[Example], items: Iterator[Item], progress: Progress | None) -> LessonBook:
+    maker = task.maker()
+    n_processes = _n_processes(examples)
+    made = (maker.make(*item) for item in items) if n_processes == 1 else _by_processes(task, items, n_processes)
+    draft = _Draft()
+    with (progress or SilentProgress()).task("lessons", len(examples), "examples") as shown:
+        for one in made:
+            draft.add(one)
+            shown.advance()
+    return draft.book()
 
 
 class _Draft:
     """A book that is being written."""
 
-    def __init__(self, student: Side, loss: LossConfig, max_tokens: int) -> None:
-        self._student = student
-        self._loss = loss
-        self._max_tokens = max_tokens
-        self._lessons: list[Lesson] = []
+    def __init__(self) -> None:
+        self._shelf = _Shelf()
         self._left_out: Counter[str] = Counter()
         self._entities: Counter[str] = Counter()
         self._entities_left_out: Counter[str] = Counter()
         self._concepts: list[Ints] = []
         self._numbers: dict[str, int] = {}
 
-    def add(self, number: int, example: Example, scores: _Scores | None) -> None:
-        """One example more, or one more that is left out."""
-        try:
-            lesson, reading = self._lesson(number, example, scores)
-        except (_LeftOut, UsageError) as reason:
-            self._left_out[reason.what if isinstance(reason, UsageError) else str(reason)] += 1
+    def add(self, made: Made | str) -> None:
+        """One lesson more, or the reason why it is none."""
+        if isinstance(made, str):
+            self._left_out[made] += 1
             return
-        self._lessons.append(lesson)
+        self._shelf.put(made.lesson)
+        self._entities += made.entities
+        self._entities_left_out += made.entities_left_out
         numbers = self._numbers
-        self._concepts.append(np.array([numbers.setdefault(one, len(numbers)) for one in reading.concepts], np.int32))
+        self._concepts.append(np.array([numbers.setdefault(one, len(numbers)) for one in made.concepts], np.int32))
 
     def book(self) -> LessonBook:
         """All lessons, with the rarity of what they speak of. Raises UsageError when there is none."""
-        if not self._lessons:
+        lessons = self._shelf.lessons()
+        if not lessons:
             why = "; ".join(f"{count} {reason}" for reason, count in self._left_out.most_common())
             raise UsageError(f"No example can be taught: {why or 'there is none'}.", next_step="mend data.examples")
-        for lesson, rarity in zip(self._lessons, _rarities(self._concepts, len(self._numbers)), strict=True):
+        for lesson, rarity in zip(lessons, _rarities(self._concepts, len(self._numbers)), strict=True):
             lesson.measures["rarity"] = rarity
-        return LessonBook(tuple(self._lessons), self._left_out, self._entities, self._entities_left_out)
-
-    def _lesson(self, number: int, example: Example, scores: _Scores | None) -> tuple[Lesson, Reading]:
-        if scores is not None and scores.scored is None:
-            raise _LeftOut(NO_ANSWER)
-        answer = self._student.answer(example.answer)
-        prompt = self._student.prompt(example.question, thinks=answer.thinking[0])
-        if len(prompt) + len(answer.ids) > self._max_tokens:
-            raise _LeftOut(TOO_LONG)
-        reading = read_answer(answer.text)
-        thinking = np.array(answer.thinking)
-        taught = _untaught(len(answer.ids)) if scores is None else self._taught(answer, example, scores, reading)
-        log_probs = taught.teacher.sum() / max(1, len(answer.text.encode()))
-        measures = (len(reading.concepts), 0.0, thinking.sum(), reading.n_numbers, -log_probs)
-        lesson = Lesson(
-            example=number,
-            ids=np.array((*prompt, *answer.ids), np.int32),
-            token_weights=np.where(thinking, self._loss.think_weight, 1).astype(np.float32),
-            chunks=taught.chunks,
-            teacher=taught.teacher,
-            chunk_weights=taught.chunk_weights,
-            entities=taught.entities,
-            entity_weights=taught.entity_weights,
-            places=taught.rivals.places,
-            place_weights=taught.place_weights,
-            rival_ids=taught.rivals.ids,
-            rival_log_probs=taught.rivals.log_probs,
-            hidden=taught.hidden,
-            measures={name: float(value) for name, value in zip(MEASURES, measures, strict=True)},
-            kind=example.kind,
-            specialty=example.specialty,
-        )
-        return lesson, reading
-
-    def _taught(self, answer: Rendered, example: Example, scores: _Scores, reading: Reading) -> _Taught:
-        """What the teacher adds."""
-        rendered, scored = scores.of(example.answer)
-        alignment = align(answer.pieces, rendered.pieces)
-        chunks, theirs = (np.array(side, np.int32) for side in (alignment.student, alignment.teacher))
-        weights = np.ones(alignment.n_chunks, np.float32)
-        weights[chunks[np.array(answer.thinking) & (chunks >= 0)]] = self._loss.think_weight
-        for span in reading.spans:
-            weights[_touched(alignment, span)] *= self._loss.entity_weight
-        rivals = _no_rivals() if scores.rivals is None else scores.rivals.of(answer, scored, alignment)
-        place_weights = weights[chunks[rivals.places]]
-        weights[chunks[rivals.places]] = 0
-        entities, entity_weights = self._entities_of(reading, alignment, answer.text.encode())
-        ours = theirs >= 0
-        return _Taught(
-            chunks=chunks,
-            teacher=np.bincount(theirs[ours], scored.log_probs[ours], alignment.n_chunks).astype(np.float32),
-            chunk_weights=weights,
-            entities=entities,
-            entity_weights=entity_weights,
-            rivals=rivals,
-            place_weights=place_weights,
-            hidden=_at_ends(getattr(scored, "hidden", None), theirs, alignment.n_chunks),
-        )
-
-    def _entities_of(self, reading: Reading, alignment: Alignment, raw: bytes) -> tuple[Ints, Floats]:
-        """The entity of each chunk, and the weight of each entity."""
-        found = np.full(alignment.n_chunks, NO_ENTITY, np.int32)
-        weights: list[float] = []
-        for span in reading.spans:
-            chunks = chunks_of(alignment, raw, span)
-            if chunks is None or (found[chunks.start : chunks.stop] != NO_ENTITY).any():
-                self._entities_left_out[span.kind] += 1
-                continue
-            found[chunks.start : chunks.stop] = len(weights)
-            weights.append(span.weight)
-            self._entities[span.kind] += 1
-        return found, np.array(weights, np.float32)
+        return LessonBook(lessons, self._left_out, self._entities, self._entities_left_out)
 
 
-@dataclass(frozen=True, slots=True)
-class _Taught:
-    """The teacher's part of a lesson, by the names of Lesson."""
+class _Shelf:
+    """Lessons in memory, up to some bytes; what comes before those lies in temporary files without a name."""
 
-    chunks: Ints
-    teacher: Floats
-    chunk_weights: Floats
-    entities: Ints
-    entity_weights: Floats
-    rivals: Rivals
-    place_weights: Floats
-    hidden: npt.NDArray[np.float16]
+    def __init__(self) -> None:
+        self._away: list[Lesson] = []
+        self._near: list[Lesson] = []
+        self._n_bytes = 0
+
+    def put(self, lesson: Lesson) -> None:
+        self._near.append(lesson)
+        self._n_bytes += sum(getattr(lesson, name).nbytes for name in _ARRAYS)
+        if self._n_bytes >= _SHELF_BYTES:
+            self._away += _in_a_file(self._near)
+            self._near, self._n_bytes = [], 0
+
+    def lessons(self) -> tuple[Lesson, ...]:
+        return (*self._away, *self._near)
 
 
-def chunks_of(alignment: Alignment, raw: bytes, span: EntitySpan) -> range | None:
-    """The chunks of an entity; None where its ends are no boundaries of both sides.
+_ARRAYS = tuple(one.name for one in fields(Lesson) if one.name not in ("example", "measures", "kind", "specialty"))
 
-    Tokenizers bind a word to the blank or the bracket before it: that one character may come with it.
+
+def _in_a_file(lessons: list[Lesson]) -> list[Lesson]:
+    """The same lessons, their arrays in a file that the system reads where they are used and may forget again.
+
+    Where there is no room for the file they stay in memory.
     """
-    found = alignment.chunks_of(span.start, span.end)
-    if found is None and span.start and not chr(raw[span.start - 1]).isalnum() and raw[span.start - 1] < _ASCII:
-        found = alignment.chunks_of(span.start - 1, span.end)
-    return found
+    places: list[int] = []
+    try:
+        with tempfile.TemporaryFile(prefix="edgemed-lessons-") as file:
+            for lesson in lessons:
+                for name in _ARRAYS:
+                    file.write(bytes(-file.tell() % 8))
+                    places.append(file.tell())
+                    file.write(getattr(lesson, name).tobytes())
+            file.flush()
+            held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError:
+        return lessons
+    at = iter(places)
+    return [
+        replace(lesson, **{name: _there(getattr(lesson, name), held, next(at)) for name in _ARRAYS})
+        for lesson in lessons
+    ]
 
 
-def _touched(alignment: Alignment, span: EntitySpan) -> slice:
-    """The chunks that hold any byte of a span."""
-    return slice(bisect_right(alignment.ends, span.start), bisect_left(alignment.ends, span.end) + 1)
-
-
-def _at_ends(hidden: npt.NDArray[np.float16] | None, chunks: Ints, n_chunks: int) -> npt.NDArray[np.float16]:
-    """Hidden states (c, Ht) of the last token of each chunk; (0, 0) without."""
-    if hidden is None or not hidden.size:
-        return np.zeros((0, 0), np.float16)
-    last = np.zeros(n_chunks, np.int64)
-    last[chunks[chunks >= 0]] = np.flatnonzero(chunks >= 0)  # of equal places the last one stays
-    return hidden[last]
-
-
-def _untaught(n_tokens: int) -> _Taught:
-    """Of an answer without a teacher."""
-    nothing, none = np.zeros(0, np.float32), np.zeros(0, np.int32)
-    chunks = np.full(n_tokens, NO_CHUNK, np.int32)
-    hidden = np.zeros((0, 0), np.float16)
-    return _Taught(chunks, nothing, nothing, none, nothing, _no_rivals(), nothing, hidden)
-
-
-def _no_rivals() -> Rivals:
-    return Rivals(np.zeros(0, np.int32), np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
+def _there(array: Any, held: mmap.mmap, at: int) -> Any:
+    """The array of the same content at a place of the file."""
+    return np.frombuffer(held, array.dtype, array.size, at).reshape(array.shape) if array.size else array
 
 
 def _rarities(concepts: Sequence[Ints], n_concepts: int) -> list[float]:
@@ -284,3 +206,54 @@ def _rarities(concepts: Sequence[Ints], n_concepts: int) -> list[float]:
         counts[found] += 1
     rarities = np.log(len(concepts) / np.maximum(counts, 1))
     return [float(rarities[found].mean()) if len(found) else 0.0 for found in concepts]
+
+
+def _n_processes(examples: Sequence[Example]) -> int:
+    if sum(len(example.question) + len(example.answer) for example in examples) < PARALLEL_CHARACTERS:
+        return 1
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux: what this process may use
+    return min(MOST_PROCESSES, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def _by_processes(task: _Task, items: Iterator[Item], n_processes: int) -> Iterator[Made | str]:
+    """What a maker says of each item, in their order; a few blocks are under way at a time."""
+    teacher = task.teacher.folder if task.teacher else None
+    pool = ProcessPoolExecutor(
+        n_processes,
+        multiprocessing.get_context("spawn"),  # a fork would copy the locks of threads that it does not have
+        initializer=_begin,
+        initargs=(task.student.folder, teacher, task.loss, task.max_tokens),
+    )
+    under_way: deque[Future[list[Made | str]]] = deque()
+    try:
+        while block := list(islice(items, _BLOCK_EXAMPLES)):
+            under_way.append(pool.submit(_made, block))
+            if len(under_way) > 2 * n_processes:
+                yield from under_way.popleft().result()
+        while under_way:
+            yield from under_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_maker: LessonMaker | None = None
+"""Of a process of the pool."""
+
+
+def _begin(student: Path, teacher: Path | None, loss: LossConfig, max_tokens: int) -> None:
+    global _maker  # what a process of a pool is begun with has no other place
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _maker = _Task(Side(student), Side(teacher) if teacher else None, loss, max_tokens).maker()
+
+
+def _end_with_parent() -> None:
+    """A pool's processes wait for work for ever, also when nobody is left to give it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _made(items: list[Item]) -> list[Made | str]:
+    assert _maker is not None
+    return [_maker.make(*item) for item in items]

@@ -15,14 +15,16 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 from edgemed.core.errors import UsageError
+from edgemed.core.prompt import Message
 from edgemed.distill.alignment import Piece
 from edgemed.engines.thinking import CLOSE, OPEN
 from edgemed.evaluate.token_text import TokenText
+from edgemed.medical.prompts import messages_for
 from edgemed.models.tokenizer import chat_template_of
 
 END_ROLE, OPEN_ROLE, CLOSE_ROLE = "eos", "think", "/think"
@@ -81,7 +83,7 @@ class Side:
 
     def prompt(self, question: str, *, thinks: bool = False) -> list[int]:
         """Tokens of everything before the answer; `thinks` where that begins with reasoning."""
-        return self._tokens.prompt(question, thinks=thinks)
+        return self._tokens.prompt_of(_messages(question), thinks=thinks)
 
     def answer(self, text: str) -> Rendered:
         """The answer in its normal form.
@@ -148,6 +150,12 @@ class Side:
             (data,) = self._tokens.tokenized([token]).pieces
             found = self._pieces[token] = Piece(data)
         return found
+
+
+@lru_cache(maxsize=8192)
+def _messages(question: str) -> list[Message]:
+    """Kept for a while: to find a question's category takes longer than all else about a lesson of some lines."""
+    return messages_for(question)
 
 
 def thinks(answer: str) -> bool:

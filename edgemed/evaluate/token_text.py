@@ -77,7 +77,10 @@ class TokenText:
 
         A reasoning model finds its thinking ended before it began; one that `thinks` finds it not yet begun.
         """
-        messages = messages_for(question)
+        return self.prompt_of(messages_for(question), opening, thinks=thinks)
+
+    def prompt_of(self, messages: Sequence[Message], opening: str = "", *, thinks: bool = False) -> list[int]:
+        """`prompt` of a conversation."""
         if self._template is None:
             parts = [PromptPart("\n\n".join(message["content"] for message in messages) + "\n\n", special=True)]
         else:

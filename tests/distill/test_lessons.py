@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,20 +12,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="distillation needs torch")
 
 from edgemed.core.errors import UsageError  # noqa: E402
+from edgemed.distill import lessons as book_making  # noqa: E402
 from edgemed.distill.config import KdForm, LossConfig  # noqa: E402
 from edgemed.distill.digits import END, DigitTrie, numerals_of  # noqa: E402
 from edgemed.distill.entity_spans import places_of  # noqa: E402
 from edgemed.distill.examples import Example  # noqa: E402
 from edgemed.distill.lesson import Lesson  # noqa: E402
-from edgemed.distill.lessons import (  # noqa: E402
-    NO_ANSWER,
-    NO_SCORE,
-    OTHER_TOKENS,
-    TOO_LONG,
-    LessonBook,
-    lessons_of,
-    lessons_without_teacher,
-)
+from edgemed.distill.lesson_making import NO_ANSWER, NO_SCORE, OTHER_TOKENS, TOO_LONG  # noqa: E402
+from edgemed.distill.lessons import LessonBook, lessons_of, lessons_without_teacher  # noqa: E402
 from edgemed.distill.losses import chunk_kd, chunk_log_probs, med_kl, top_k_kl  # noqa: E402
 from edgemed.distill.rendering import Side  # noqa: E402
 from edgemed.distill.shards import ScoredAnswer  # noqa: E402
@@ -286,3 +280,46 @@ def test_measures_tell_what_is_rare_and_what_has_many_numbers(demo: Side) -> Non
     assert measures[0]["rarity"] == pytest.approx(np.log(4 / 3))
     assert measures[3]["rarity"] == pytest.approx(np.log(4))
     assert (measures[0]["concepts"], measures[3]["concepts"], measures[3]["numbers"]) == (1, 2, 2)
+
+
+def same(one: Lesson, other: Lesson) -> bool:
+    names = [name for name in Lesson.__slots__ if isinstance(getattr(one, name), np.ndarray)]
+    assert len(names) == 12
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names) and (
+        one.measures == other.measures
+    )
+
+
+def test_several_processes_make_the_same_lessons_in_the_same_order(demo: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = book(demo, demo)
+    monkeypatch.setattr(book_making, "_n_processes", lambda _: 2)
+    monkeypatch.setattr(book_making, "_BLOCK_EXAMPLES", 1)
+    together = book(demo, demo)
+    assert all(map(same, alone.lessons, together.lessons))
+    assert (alone.entities, alone.left_out) == (together.entities, together.left_out)
+
+
+def test_lessons_in_a_file_are_the_same_and_can_be_written_to(demo: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch warns of arrays that cannot be written to."""
+    near = book(demo, demo).lessons
+    monkeypatch.setattr(book_making, "_SHELF_BYTES", 1)
+    far = book(demo, demo).lessons
+    assert far[0].ids.base is not None
+    assert all(map(same, near, far))
+    torch.from_numpy(far[0].ids)[0] = 1
+
+
+def test_hidden_states_are_those_of_a_chunks_last_token(deepseek: Side, llama3: Side) -> None:
+    given = scored(llama3, ANSWERS[0])
+    numbered = np.arange(len(given.ids), dtype=np.float16)[:, None].repeat(4, 1)
+    corpus = Scored(EXAMPLES[:1], [replace(given, hidden=numbered)])
+    (lesson,) = lessons_of(deepseek, llama3, corpus, LossConfig(), 512).lessons
+    found = lesson.hidden[:, 0].astype(int).tolist()
+    assert len(found) == len(lesson.teacher)
+    assert found == sorted(set(found))
+    assert found[-1] == len(given.ids) - 1
+    pieces = llama3.answer(ANSWERS[0]).pieces
+    bytes_up_to = [sum(len(piece.data) for piece in pieces[: token + 1]) for token in found]
+    words, ours = answer_of(lesson, deepseek), np.zeros(len(found), int)
+    np.add.at(ours, lesson.chunks, [len(word) for word in words])
+    assert bytes_up_to == ours.cumsum().tolist()
