@@ -57,24 +57,46 @@ def likeliest(model: Any, options: Sequence[Sequence[Sequence[int]]], *, batch: 
     """
     import torch
 
-    texts = [list(text) for question in options for text in question]
-    firsts = [_first_difference(question) for question in options for _ in question]
-    scores = [0.0] * len(texts)
+    firsts = [_first_difference(question) for question in options]
+    contexts = [question[0][:first] for question, first in zip(options, firsts, strict=True)]
+    chosen = [0] * len(options)
+    most = max(map(len, options), default=1)
     with torch.inference_mode(), _evaluating(model):
-        for rows in batches(texts, batch):
-            here = [texts[row] for row in rows]
-            n_rows = max(len(texts[row]) - firsts[row] for row in rows)
-            logits = _read(model, [text[:-1] for text in here], n_rows).logits
-            for row, text, given in zip(rows, here, logits, strict=True):
-                wanted = text[firsts[row] :]
-                logs = torch.log_softmax(given[len(given) - len(wanted) :].float(), dim=-1)
-                scores[row] = float(logs[range(len(wanted)), wanted].double().sum())
-    chosen, start = [], 0
-    for question in options:
-        here_scores = scores[start : start + len(question)]
-        chosen.append(here_scores.index(max(here_scores)))
-        start += len(question)
+        for rows in batches(contexts, max(1, batch // most)):
+            tails = [[list(text[firsts[row] :]) for text in options[row]] for row in rows]
+            sums = iter(_sums(model, [contexts[row] for row in rows], tails))
+            for row in rows:
+                scores = [next(sums) for _ in options[row]]
+                chosen[row] = scores.index(max(scores))
     return chosen
+
+
+def _sums(model: Any, contexts: Sequence[Sequence[int]], tails: Sequence[Sequence[list[int]]]) -> list[float]:
+    """Log-probability of each tail of each context, which is read once for all its tails."""
+    import torch
+
+    read = _read(model, contexts, 1)
+    source = torch.tensor([row for row, ones in enumerate(tails) for _ in ones], device=read.mask.device)
+    flat = [tail for ones in tails for tail in ones]
+    width = max(map(len, flat))
+    given = torch.tensor([tail + [0] * (width - len(tail)) for tail in flat], device=read.mask.device)
+    lengths = torch.tensor([len(tail) for tail in flat], device=read.mask.device)
+    inside = torch.arange(width, device=read.mask.device) < lengths[:, None]
+    logits = read.logits[source]
+    if width > 1:
+        read.cache.batch_select_indices(source)
+        steps = torch.arange(width - 1, device=read.mask.device)
+        more = model(
+            input_ids=given[:, :-1],
+            attention_mask=torch.cat([read.mask[source], inside[:, :-1].to(read.mask.dtype)], dim=1),
+            position_ids=read.positions[source] + steps,
+            past_key_values=read.cache,
+            use_cache=True,
+        ).logits
+        logits = torch.cat([logits, more], dim=1)
+    logs = torch.log_softmax(logits.float(), dim=-1).gather(-1, given[:, :, None])[..., 0]
+    found: list[float] = (logs.double() * inside).sum(dim=1).tolist()
+    return found
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

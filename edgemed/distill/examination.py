@@ -8,6 +8,7 @@ what is taught is the facts, and a fact that was never taught cannot be asked fo
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
@@ -168,8 +169,9 @@ class _Line(Record):
 
     @model_validator(mode="after")
     def _one_is_right(self) -> _Line:
-        if self.options and (self.options.count(self.answer) != 1 or len(set(self.options)) < 2):
-            raise ValueError("the answer must be one of at least two options, once")
+        said = [unicodedata.normalize("NFC", option).strip() for option in self.options]
+        if said and (self.answer not in self.options or len(set(said)) < max(2, len(said)) or not all(said)):
+            raise ValueError("the answer must be one of at least two options that differ")
         return self
 
 

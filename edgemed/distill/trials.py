@@ -19,7 +19,7 @@ from typing import Any
 
 from edgemed.core.errors import EdgemedError
 from edgemed.core.records import digest_of
-from edgemed.core.settings import set_environment
+from edgemed.core.settings import ENGINE_ENVIRONMENT, set_environment
 from edgemed.distill.config import DistillConfig
 from edgemed.distill.examination import Scores
 
@@ -110,7 +110,7 @@ def _child(connection: Connection, run: Run, config: DistillConfig, folder: Path
     """The process of one trial: sends its scores, or the error that it met."""
     with suppress(ValueError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
-    set_environment({"OMP_NUM_THREADS": str(config.training.threads)})
+    set_environment(ENGINE_ENVIRONMENT | {"OMP_NUM_THREADS": str(config.training.threads)})
     try:
         connection.send(("scores", run(config, folder).model_dump_json(), ""))
     except EdgemedError as error:

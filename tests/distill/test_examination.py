@@ -92,7 +92,7 @@ def test_faulty_lines_are_named_together(tmp_path: Path) -> None:
     for part in (
         "line 2: answer",
         "line 3: byte 0",
-        "line 4: Value error, the answer must be one of",
+        "line 4: Value error, the answer must be one of at least two",
         "line 5",
         "2 times",
     ):
