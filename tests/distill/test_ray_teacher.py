@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,96 @@ def stand_in(
     return lambda rows: rows.map(before).map(engine).map(behind)
 
 
+VLLM = {
+    "__init__.py": """
+import vllm.inputs, vllm.outputs
+from types import SimpleNamespace
+
+class SamplingParams:
+    def __init__(self, structured_outputs=None, **settings):
+        self.__dict__.update(settings)
+        self.settings = settings
+
+class AsyncEngineArgs:
+    def __init__(self, **settings):
+        self.settings = settings
+
+    def create_engine_config(self):
+        return SimpleNamespace(
+            scheduler_config=SimpleNamespace(max_num_seqs=4), parallel_config=SimpleNamespace(pipeline_parallel_size=1)
+        )
+
+class AsyncLLMEngine:
+    @classmethod
+    def from_engine_args(cls, engine_args, stat_loggers=None):
+        found = cls()
+        found.settings = engine_args.settings
+        return found
+
+    async def generate(self, request_id, prompt, sampling_params, lora_request=None):
+        ids, k = prompt["prompt_token_ids"], sampling_params.settings.get("prompt_logprobs")
+        rows = None
+        if k is not None:
+            assert k <= self.settings["max_logprobs"]
+            best = {token: vllm.outputs.Logprob(-token / 100, token) for token in range(1, k + 1)}
+            rows = [None, *({**best, token: vllm.outputs.Logprob(-token / 100, token)} for token in ids[1:])]
+        written = [ids[0], 66, 0][: sampling_params.max_tokens]
+        yield vllm.outputs.RequestOutput(ids, [vllm.outputs.Completion(written)], rows)
+
+    async def do_log_stats(self): ...
+    def shutdown(self): ...
+""",
+    "inputs.py": "TokensPrompt = TextPrompt = dict",
+    "outputs.py": """
+from dataclasses import dataclass
+
+@dataclass
+class Logprob:
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+@dataclass
+class Completion:
+    token_ids: list
+    text: str = ""
+    logprobs: None = None
+
+@dataclass
+class RequestOutput:
+    prompt_token_ids: list
+    outputs: list
+    prompt_logprobs: list
+    metrics: None = None
+    finished: bool = True
+    prompt: str = ""
+
+class PoolingRequestOutput: ...
+""",
+    "v1/__init__.py": "",
+    "v1/metrics/__init__.py": "",
+    "v1/metrics/ray_wrappers.py": "RayPrometheusStatLogger = object",
+}
+"""A package of vLLM's names for Ray's own stage to import: the same model as `stand_in`."""
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'edgemed[cluster]'")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    packages = tmp_path_factory.mktemp("packages")
+    for name, content in VLLM.items():
+        path = packages / "vllm" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    here = {"PYTHONPATH": os.pathsep.join([str(packages), *sys.path])}
+    ray.init(
+        num_cpus=2,
+        num_gpus=1,  # a number only: nothing looks for it
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env={"env_vars": here},
+    )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield ray
     ray.shutdown()
@@ -99,12 +187,16 @@ def test_rows_go_through_ray_and_come_back_in_their_order(folder: Path, cluster:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_rays_own_processor_takes_our_settings(folder: Path, cluster: Any) -> None:
-    llm = pytest.importorskip("ray.data.llm", reason="Ray without ray.data.llm")
-    settings = processor_settings(folder, folder, config_of(folder), Wanted(TOP_K))
-    config = llm.vLLMEngineProcessorConfig(**settings)
-    assert config.engine_kwargs["max_logprobs"] == TOP_K
-    assert callable(llm.build_processor)
+def test_rows_go_through_rays_own_stage_of_vllm(folder: Path, cluster: Any) -> None:
+    pytest.importorskip("ray.data.llm", reason="Ray without ray.data.llm", exc_type=ImportError)
+    config = TeacherConfig(model=str(folder), backend="ray", batch=4)
+    teacher = RayTeacher(folder, folder, config, Wanted(TOP_K, seed=2))
+    asked = items(9)
+    for item, scored in zip(asked, teacher.score(asked), strict=True):
+        np.testing.assert_allclose(scored.log_probs, -np.array(item.answer) / 100, rtol=1e-6)
+        assert scored.top_ids.tolist() == [[1, 2, 3]] * len(item.places)
+    ((answer,),) = teacher.generate([[70]], 1, 0.6, 3)
+    assert answer.finished
 
 
 @pytest.mark.slow
