@@ -16,6 +16,9 @@ import pytest
 from checkpoints import write_byte_level_tokenizer, write_checkpoint
 
 from edgemed.core.errors import EdgemedError, UsageError
+from edgemed.demo import demo_checkpoint_path
+from edgemed.demo.questions import dose_examination
+from edgemed.demo.table import fact_table
 from edgemed.distill.backends import open_teacher
 from edgemed.distill.backends.base import Generated, ToScore
 from edgemed.distill.config import DataConfig, DistillConfig, StageConfig, StudentConfig, TeachConfig, TeacherConfig
@@ -86,7 +89,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(folder: Path, max_tokens: int = 2048, **teach_settings: Any) -> DistillConfig:
     step = StageConfig(steps=1)
     return DistillConfig(
-        teacher=TeacherConfig(model=str(folder), batch=2),
+        teacher=TeacherConfig(model=str(folder), batch=6),
         student=StudentConfig(model="none"),
         data=DataConfig(examples="none", max_tokens=max_tokens),
         teach=TeachConfig.model_validate({"top_k": TOP_K, "shard_examples": 3} | teach_settings),
@@ -319,6 +322,23 @@ def test_a_model_teaches_with_its_own_scores(tmp_path: Path) -> None:
     other = write_checkpoint(tmp_path / "other", "qwen2", dtype="bfloat16")
     with pytest.raises(UsageError, match="another teacher"):
         teach(config_of(other, hidden=True), EXAMPLES, tmp_path / "corpus")
+
+
+@pytest.mark.needs_torch
+def test_the_demonstration_model_finds_its_own_facts_likely_and_says_them(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    asked = dose_examination(fact_table(), seed=9)[:6]
+    examples = [Example(id=str(n), question=one.question, answer=one.answer) for n, one in enumerate(asked)]
+    for answers in ("given", "generated"):
+        settings = config_of(
+            demo_checkpoint_path(), answers=answers, temperature=0, max_new_tokens=48, shard_examples=6
+        )
+        report = teach(settings, examples, tmp_path / answers)
+        assert report.n_kept >= 5
+        corpus = Corpus.open(tmp_path / answers)
+        scored = [corpus.scored(number) for number in range(6)]
+        surprise = [-float(one.log_probs.mean()) for one in scored if one is not None]
+        assert np.median(surprise) < 0.02
 
 
 @pytest.mark.needs_torch

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from checkpoints import write_checkpoint
 
-from edgemed.core.errors import ModelRefused
+from edgemed.core.errors import ModelRefused, PlanInfeasible
 from edgemed.distill.backends import transformers_model
 from edgemed.distill.backends.base import ToScore, Wanted, seed_of
+from edgemed.distill.backends.teacher_memory import TeacherLoad
 from edgemed.distill.backends.transformers_model import TransformersTeacher
 from edgemed.distill.shards import NO_TOKEN
 
@@ -78,7 +79,7 @@ def test_a_head_that_goes_chunk_by_chunk_says_the_same(
     teacher: TransformersTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = teacher.score(items())
-    monkeypatch.setattr(transformers_model, "_CHUNK", 4)
+    monkeypatch.setattr(transformers_model, "CHUNK", 4)
     for one, other in zip(whole, teacher.score(items()), strict=True):
         np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
         assert np.array_equal(one.top_ids, other.top_ids)
@@ -161,6 +162,29 @@ def test_a_folder_without_weights_is_no_teacher(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelRefused):
         TransformersTeacher(tmp_path, Wanted(TOP_K))
+
+
+@pytest.mark.parametrize(
+    ("share", "way_out"),
+    [
+        (0.9, "set teacher.batch = 1"),
+        (0.1, 'set teacher.dtype = "bfloat16" and teacher.batch = 1'),
+        (0.01, "several GPUs"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_told_before_it_is_loaded(
+    share: float, way_out: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = TeacherLoad(folder, "float32", 8, 4096, "cpu")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
+    alone = TeacherLoad(folder, "float32", 0, 0, "cpu").peak_bytes
+    assert alone == 4 * n_weights + 2 * 512 * 4 * model.config.vocab_size
+    monkeypatch.setattr(transformers_model, "_free_ram", lambda: int(load.peak_bytes * share))
+    teacher = TransformersTeacher(folder, Wanted(TOP_K), device="cpu")
+    with pytest.raises(PlanInfeasible, match="The teacher needs") as refused:
+        teacher.score(items(1))
+    assert way_out in refused.value.next_step
 
 
 def test_a_model_that_bends_its_logits_is_refused(

@@ -17,14 +17,13 @@ from edgemed.core.errors import MissingExtra, ModelRefused
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
 from edgemed.distill.backends.base import AnswerTokens, Generated, ToScore, Wanted, seed_of, weights_digest
+from edgemed.distill.backends.teacher_memory import CHUNK, TeacherLoad, require_teacher_memory
 from edgemed.distill.shards import NO_TOKEN, ScoredAnswer
+from edgemed.hardware.memory import read_ram
 from edgemed.models.config import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_CHUNK = 512
-"""Positions at a time through the head: 300 MB of float32 logits at a vocabulary of 152,000."""
 
 
 class TransformersTeacher:
@@ -113,8 +112,8 @@ class TransformersTeacher:
         ids = torch.tensor(list(item.answer), device=states.device)
         places = torch.as_tensor(item.places, dtype=torch.long, device=states.device)
         log_probs, top = [], []
-        for at in range(0, n, _CHUNK):
-            part = states[start - 1 + at : start - 1 + min(at + _CHUNK, n)]
+        for at in range(0, n, CHUNK):
+            part = states[start - 1 + at : start - 1 + min(at + CHUNK, n)]
             logits = self._model.get_output_embeddings()(part).float()
             total = logits.logsumexp(-1, keepdim=True)
             log_probs.append((logits.gather(-1, ids[at : at + len(part), None]) - total)[:, 0])
@@ -185,12 +184,13 @@ class TransformersTeacher:
 
         logging.disable_progress_bar()  # ours is shown
         logging.set_verbosity_error()
-        device = self._device_name
+        device, dtype = self._device_name, self._dtype_name
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = self._dtype_name
         if dtype == "auto":
             dtype = "bfloat16" if device == "cuda" else "float32"
+        load = TeacherLoad(self._folder, dtype, self._batch, self._wanted.max_tokens, device)
+        require_teacher_memory(load, torch.cuda.mem_get_info()[0] if device == "cuda" else _free_ram())
         self._progress.note(f"Loading the teacher ({dtype}, {device})")
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -217,6 +217,12 @@ class TransformersTeacher:
                 f"{self._folder} changes its logits behind the head; it cannot be asked for scores here.",
                 next_step='run this teacher with backend = "vllm" or on a server',
             )
+
+
+def _free_ram() -> int:
+    """Bytes; any number where the system does not say."""
+    _, free = read_ram()
+    return int(free.value) if free.available else 1 << 62
 
 
 def _by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

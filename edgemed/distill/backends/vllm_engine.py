@@ -31,7 +31,12 @@ from edgemed.distill.backends.base import (
 from edgemed.distill.config import TeacherConfig
 from edgemed.distill.shards import ScoredAnswer
 
-QUIET_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+QUIET_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_CONFIGURE_LOGGING": "0",  # its log goes to standard output, which is the report's alone
+}
 """vLLM and Ray report their use to their authors unless told not to."""
 
 
