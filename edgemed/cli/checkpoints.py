@@ -28,12 +28,23 @@ def name_of(source: Path) -> str:
     return DEMO_NAME if source == demo_checkpoint_path() else source.resolve().name
 
 
+def _finished_runs() -> list[Path]:
+    """Students of finished distillations, and checkpoints that were put there by hand; nothing of a run in between."""
+    if not _RUNS.is_dir():
+        return []
+    from edgemed.distill.run_record import RECORD, STUDENT, read_record
+
+    runs = {path.parent for path in _RUNS.glob(f"**/{RECORD}")}
+    students = [run / STUDENT for run in runs if (record := read_record(run)) is not None and record.finished]
+    by_hand = [path.parent for path in _RUNS.glob("**/config.json") if not runs & set(path.parents)]
+    return [folder for folder in (*students, *by_hand) if (folder / "config.json").is_file()]
+
+
 def _default_source(command: str) -> Path:
     """Without MODEL: `[model] path` of edgemed.toml, else the newest finished run; UsageError names both."""
     if configured := project_settings().model.path:
         return configured
-    finished = [path.parent for path in _RUNS.glob("**/config.json")]
-    if finished:
+    if finished := _finished_runs():
         return max(finished, key=lambda folder: (folder / "config.json").stat().st_mtime)
     raise UsageError(
         f"No model was named: {PROJECT_FILE} here has no [model] path, and {_RUNS}/ holds no finished run.",

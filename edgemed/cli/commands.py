@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgemed import __version__
-from edgemed.cli import ask, bench, doctor, export, plan, profile, quantize, serve
+from edgemed.cli import ask, bench, distill, doctor, export, plan, profile, quantize, serve
 from edgemed.cli.console import Console
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ def root(
 app.command("profile")(profile.profile)
 app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)
+app.command("distill")(distill.distill)
 app.command("quantize")(quantize.quantize)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)

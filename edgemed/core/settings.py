@@ -158,6 +158,16 @@ def environment_of_engine() -> dict[str, str]:
     return {**os.environ, "GLIBC_TUNABLES": tunables}
 
 
+def process_place() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun and accelerate tell them: 0 of 1 without those."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def weights_are_sharded() -> bool:
+    """Whether accelerate was told to spread weights over the processes (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+
+
 def set_environment(variables: dict[str, str]) -> None:
     """Set variables for this process and its children, before a library that reads them is imported."""
     os.environ.update(variables)

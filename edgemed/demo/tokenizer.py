@@ -32,14 +32,17 @@ def train_tokenizer(table: FactTable, vocab_size: int, seed: int) -> Any:
     return byte_level_bpe(_texts(table, seed), vocab_size)
 
 
-def byte_level_bpe(texts: Iterable[str], vocab_size: int) -> Any:
-    """A `tokenizers.Tokenizer` of at most `vocab_size` entries, Qwen2's in all but its merges, learned from `texts`."""
+def byte_level_bpe(texts: Iterable[str], vocab_size: int, split: str = QWEN2_SPLIT) -> Any:
+    """A `tokenizers.Tokenizer` of at most `vocab_size` entries, learned from `texts`.
+
+    It is Qwen2's in all but its merges, or has another rule for finding words: `split`, a regular expression.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(split), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -199,7 +199,7 @@ def train(
             if done >= 1:
                 break
         set_rates(optimizers, step, done, settings)
-        loss = _step(model, optimizers, [next(rows) for _ in range(settings.rows)], device)
+        loss = train_step(model, optimizers, [next(rows) for _ in range(settings.rows)], device)
         if step % 25 == 0:
             elapsed = time.monotonic() - started
             logger.info("step %d  loss %.4f  done %.1f %%  %.0f s", step, loss, 100 * done, elapsed)
@@ -224,7 +224,8 @@ def _runs_of(start: Path | None) -> list[dict[str, Any]]:
     return [] if start is None else list(json.loads((start / "training.json").read_text(encoding="utf-8"))["runs"])
 
 
-def _step(model: Any, optimizers: list[Any], rows: list[tuple[Any, ...]], device: str) -> float:
+def train_step(model: Any, optimizers: list[Any], rows: list[tuple[Any, ...]], device: str) -> float:
+    """One step of all optimizers on these rows; the loss before it, nats a weighted token."""
     import torch
     import torch.nn.functional as F  # noqa: N812
 

@@ -1,0 +1,149 @@
+"""One student from its start to what it has learned: lessons, adapter, fine-tuning, distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgemed.core.errors import UsageError
+from edgemed.core.progress import Progress, SilentProgress
+from edgemed.distill.backends import tokenizer_folder
+from edgemed.distill.config import DEMO, DistillConfig
+from edgemed.distill.corpus import Corpus
+from edgemed.distill.demo_data import taught_table
+from edgemed.distill.examination import Examination, Scores, demo_examination, examine, read_examination
+from edgemed.distill.examples import Example
+from edgemed.distill.lessons import LessonBook, lessons_of, lessons_without_teacher
+from edgemed.distill.rendering import Side
+from edgemed.distill.student import device_of, open_student
+
+if TYPE_CHECKING:
+    from edgemed.distill.trainer import StageReport
+
+TRAINED: tuple[Literal["sft"], Literal["kd"]] = ("sft", "kd")
+
+
+@dataclass(slots=True)
+class Learned:
+    """A student in training or behind it."""
+
+    model: Any
+    """A transformers model, or a PeftModel around one."""
+    tokenizer: Path
+    """A folder with its tokenizer and template."""
+    side: Side
+    book: LessonBook
+    reports: dict[str, StageReport] = field(default_factory=dict)
+
+
+def needs_teacher(config: DistillConfig) -> bool:
+    """Whether anything that is learned is the teacher's."""
+    return config.kd.steps > 0 or config.teach.answers == "generated"
+
+
+def prepare(config: DistillConfig, examples: Sequence[Example], corpus: Corpus | None, progress: Progress) -> Learned:
+    """The student before its first step, and its lessons: of the corpus, or without a teacher of the examples."""
+    model, folder = open_student(config, config.seed)
+    side = Side(folder)
+    if corpus is None:
+        book = lessons_without_teacher(side, examples, config.loss, config.data.max_tokens, progress)
+    else:
+        teacher = Side(tokenizer_folder(config.teacher))
+        book = lessons_of(side, teacher, corpus, config.loss, config.data.max_tokens, progress)
+    if config.adapter:
+        from edgemed.distill.lora import wrap
+
+        first = partial(first_step, model, config, book, side.end)
+        model = wrap(model, config.adapter, first, config.seed)
+    return Learned(model, folder, side, book)
+
+
+def first_step(model: Any, config: DistillConfig, book: LessonBook, pad: int) -> None:
+    """Forward and backward passes of the first step of fine-tuning, by whose gradients ranks are given."""
+    from edgemed.distill.batches import Curriculum, Steps
+    from edgemed.distill.objective import Objective
+
+    stage = config.sft if config.sft.steps else config.kd
+    plain = config.loss.model_copy(update={"ce": 1.0, "kd": "none", "mse": 0.0, "med_kl": 0.0, "retention": 0.0})
+    curriculum = Curriculum(book.lessons, config.curriculum, stage.steps, stage.examples_per_step, 2 * config.seed)
+    steps = Steps(curriculum, plain, config.training.micro_batches, pad)
+    device = device_of(config.training)
+    objective = Objective(model.to(device), plain)
+    for number in range(steps.n_micro):
+        found: Any = steps[number]
+        batch: Any = {name: tensor.to(device) for name, tensor in found.items()}
+        (objective(batch)[0] / batch["whole"][0]).backward()
+
+
+def train(
+    name: Literal["sft", "kd"],
+    config: DistillConfig,
+    learned: Learned,
+    folder: Path,
+    *,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> StageReport:
+    """Take the student through one stage, or take over what an earlier run of it came to. `folder` is the stage's."""
+    from edgemed.distill.trainer import train_stage
+
+    callbacks: list[Any] = []
+    if config.adapter and config.adapter.stable_svd_every:
+        from edgemed.distill.lora import StableSvdCallback
+
+        callbacks.append(StableSvdCallback(config.adapter.stable_svd_every))
+    report = train_stage(
+        name,
+        config,
+        learned.model,
+        learned.book.lessons,
+        folder,
+        pad=learned.side.end,
+        resume=resume,
+        callbacks=callbacks,
+        progress=progress or SilentProgress(),
+    )
+    learned.reports[name] = report
+    return report
+
+
+def examination_of(config: DistillConfig, which: Literal["validation", "final"]) -> Examination | None:
+    """What is asked: about the taught facts of the table, or the files of the configuration; None without any."""
+    data = config.data
+    if data.examples == DEMO:
+        return demo_examination(which, facts={dose.id for dose in taught_table(data.n_facts).doses()})
+    paths = [data.validation] if which == "validation" else data.examinations
+    found = [read_examination(Path(path)) for path in paths if path]
+    if not found:
+        return None
+    doses = tuple(one for exam in found for one in exam.doses)
+    choices = tuple(one for exam in found for one in exam.choices)
+    return Examination(name="file", doses=doses, choices=choices)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRunner:
+    """Runs one arm of `tune` or `ablate`: a function that can be sent to another process."""
+
+    corpus: Path
+    """The teacher's, which all arms share; everything else each arm makes for itself."""
+    which: Literal["validation", "final"]
+
+    def __call__(self, config: DistillConfig, folder: Path, progress: Progress | None = None) -> Scores:
+        """The scores of a student trained as `config` says, in `folder`; goes on where an earlier call was cut."""
+        asked = examination_of(config, self.which)
+        if asked is None:
+            key = "validation" if self.which == "validation" else "examinations"
+            raise UsageError(
+                f"There is nothing to ask: data.{key} is not set.",
+                next_step='name a file of questions with doses or options, or set data.examples = "demo"',
+            )
+        watched = progress or SilentProgress()
+        corpus = Corpus.open(self.corpus)
+        learned = prepare(config, corpus.examples, corpus, watched)
+        for name in TRAINED:
+            train(name, config, learned, folder / name, progress=watched)
+        return examine(learned.model, learned.side, asked, device_of(config.training))
