@@ -22,7 +22,7 @@ import numpy as np
 from edgemed.core.errors import EdgemedError, UsageError
 from edgemed.core.progress import Progress, SilentProgress, Task
 from edgemed.core.records import Record
-from edgemed.distill.agreement import agrees
+from edgemed.distill.agreement import agrees, final_answer
 from edgemed.distill.backends import check_backend, open_teacher, tokenizer_folder
 from edgemed.distill.backends.base import Teacher, ToScore
 from edgemed.distill.config import DistillConfig
@@ -31,8 +31,10 @@ from edgemed.distill.entity_spans import places_of
 from edgemed.distill.examples import Example, examples_digest
 from edgemed.distill.rendering import Rendered, Side, thinks
 from edgemed.distill.shards import NO_TOKEN, CorpusIdentity, Manifest, ScoredAnswer, ShardCounts, Shards
+from edgemed.engines.thinking import CLOSE, OPEN
 from edgemed.medical.prompts import templates_digest
 
+_MOST_NAMED = 10
 _BATCHES_AT_ONCE = 8
 """Of like length, between two signs of progress."""
 _Item = TypeVar("_Item")
@@ -108,8 +110,7 @@ def teach(
     begun = time.monotonic()
     progress = progress or SilentProgress()
     check_backend(config)
-    if not examples:
-        raise UsageError("There is no example to teach.", next_step="name a file with examples as data.examples")
+    _check_examples(examples)
     side = Side(tokenizer_folder(config.teacher))
     teacher = teacher or open_teacher(config, progress)
     try:
@@ -134,6 +135,21 @@ def teach(
     finally:
         teacher.close()
     return _report(shards, len(missing), time.monotonic() - begun)
+
+
+def _check_examples(examples: Sequence[Example]) -> None:
+    """Raises UsageError for what no side could render: all of it, before hours are spent on the others."""
+    if not examples:
+        raise UsageError("There is no example to teach.", next_step="name a file with examples as data.examples")
+    thinking = (example for example in examples if example.answer.lstrip().startswith(OPEN))
+    if endless := [example.id for example in thinking if not final_answer(example.answer)]:
+        named = ", ".join(endless[:_MOST_NAMED]) + (
+            f" and {len(endless) - _MOST_NAMED} more" * (len(endless) > _MOST_NAMED)
+        )
+        raise UsageError(
+            f"The answers of {named} hold reasoning and nothing behind it.",
+            next_step=f"end the reasoning with {CLOSE} and give the answer, or leave those examples out",
+        )
 
 
 def _identity(config: DistillConfig, side: Side, teacher: Teacher, examples: Sequence[Example]) -> CorpusIdentity:
@@ -217,7 +233,9 @@ def _scored(work: _Work, examples: Sequence[Example], answers: Sequence[str | No
     items: dict[int, ToScore] = {}
     for n, (example, answer) in enumerate(zip(examples, answers, strict=True)):
         if answer is None:
-            found.rejected += 1
+            asked = len(work.side.prompt(example.question)) < work.config.data.max_tokens
+            found.rejected += asked
+            found.too_long += not asked
             continue
         item = _to_score(work, example, answer)
         if len(item.prompt) + len(item.answer) > work.config.data.max_tokens:
@@ -242,7 +260,7 @@ def _scored(work: _Work, examples: Sequence[Example], answers: Sequence[str | No
 def _to_score(work: _Work, example: Example, answer: str) -> ToScore:
     try:
         rendered = work.side.answer(answer)
-    except UsageError as error:
+    except UsageError as error:  # the tokenizer cannot spell it
         raise UsageError(f"Example {example.id!r}: {error.what}", next_step=error.next_step) from error
     prompt = work.side.prompt(example.question, thinks=thinks(answer))
     return ToScore(prompt, rendered.ids, np.asarray(_places(work, rendered), np.int32))

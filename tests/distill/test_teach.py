@@ -240,6 +240,27 @@ def test_what_was_generated_is_never_generated_again(tokenizer: Path, tmp_path: 
     assert len(repaired.generated) == 3
 
 
+def test_a_reasoning_teacher_thinks_first_and_its_thoughts_are_taught(deepseek: Side, tmp_path: Path) -> None:
+    prompts = [[*deepseek.prompt(e.question, thinks=True), *deepseek.opening] for e in EXAMPLES[:3]]
+
+    def says(prompt: list[int], sample: int) -> Generated:
+        n = prompts.index(prompt) + 1
+        closed = "</think>" if n < 3 else ""
+        return Generated(
+            f"Is it {n} mcg? No, mg.\n{closed}Paracetamol {n} {'mg' if n != 2 else 'mcg'}/kg.", finished=True
+        )
+
+    teacher = Counting(says)
+    report = teach(config_of(deepseek.folder, answers="generated"), EXAMPLES[:3], tmp_path, teacher=teacher)
+    assert (report.n_kept, report.n_rejected) == (1, 2)
+    corpus = Corpus.open(tmp_path)
+    assert corpus.examples[0].answer == "<think>\nIs it 1 mcg? No, mg.\n</think>Paracetamol 1 mg/kg."
+    (item,) = teacher.scored
+    assert list(item.prompt) == deepseek.prompt(EXAMPLES[0].question, thinks=True)
+    assert list(item.answer) == list(deepseek.answer(corpus.examples[0].answer).ids)
+    assert item.answer[: len(deepseek.opening)] == tuple(deepseek.opening)
+
+
 def test_what_is_replayed_keeps_its_answer(tokenizer: Path, tmp_path: Path) -> None:
     replay = EXAMPLES[0].model_copy(update={"kind": "replay"})
     teacher = Counting(lambda prompt, sample: Generated("No.", finished=True))
@@ -293,10 +314,26 @@ def test_settings_that_do_not_fit_are_refused_at_once(changes: dict[str, Any], w
     assert not (tmp_path / "corpus").exists()
 
 
-def test_an_answer_that_cannot_be_rendered_names_its_example(tokenizer: Path, tmp_path: Path) -> None:
-    broken = Example(id="e9", question="Why?", answer="<think>It never ends")
-    with pytest.raises(UsageError, match="'e9'"):
-        teach(config_of(tokenizer), [broken], tmp_path, teacher=Counting())
+def test_answers_that_never_come_to_their_point_are_named_before_anything_is_asked(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    endless = Example(id="e8", question="Why?", answer="<think>It never ends")
+    empty = Example(id="e9", question="Why?", answer="<think>It ends.</think> ")
+    fine = Example(id="e10", question="Why?", answer="Write <think> for it.")
+    teacher = Counting()
+    with pytest.raises(UsageError, match="e8, e9 hold") as refused:
+        teach(config_of(tokenizer), [*EXAMPLES, endless, empty, fine], tmp_path / "one", teacher=teacher)
+    assert "e10" not in str(refused.value)
+    assert teacher.scored == []
+    assert teach(config_of(tokenizer), [fine], tmp_path / "other", teacher=teacher).n_kept == 1
+
+
+def test_a_question_that_is_too_long_is_not_asked(tokenizer: Path, tmp_path: Path) -> None:
+    long = Example(id="long", question="Why? " * 300, answer="Because.")
+    teacher = Counting(lambda prompt, sample: Generated("Because.", finished=True))
+    limit = len(Side(tokenizer).prompt(long.question))
+    report = teach(config_of(tokenizer, limit, answers="generated"), [long], tmp_path, teacher=teacher)
+    assert (report.n_too_long, report.n_rejected, teacher.generated) == (1, 0, [])
 
 
 @pytest.mark.needs_torch

@@ -187,6 +187,19 @@ def test_a_teacher_that_does_not_fit_is_told_before_it_is_loaded(
     assert way_out in refused.value.next_step
 
 
+def test_a_gpu_that_is_full_is_told_with_the_next_step(
+    teacher: TransformersTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    teacher.score(items(1))
+    monkeypatch.setattr(teacher, "_states", full)
+    with pytest.raises(PlanInfeasible, match="3 texts at a time") as refused:
+        teacher.score(items(1))
+    assert "teacher.batch = 1" in refused.value.next_step
+
+
 def test_a_model_that_bends_its_logits_is_refused(
     teacher: TransformersTeacher, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,13 +7,14 @@ positions at a time, so that a vocabulary of 152,000 costs some hundred MB and n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgemed.core.errors import MissingExtra, ModelRefused
+from edgemed.core.errors import MissingExtra, ModelRefused, PlanInfeasible
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
 from edgemed.distill.backends.base import AnswerTokens, Generated, ToScore, Wanted, seed_of, weights_digest
@@ -59,7 +60,7 @@ class TransformersTeacher:
 
         self._load()
         found: dict[int, ScoredAnswer] = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), self._told_when_full():
             for numbers in _by_length([len(item.prompt) + len(item.answer) for item in items], self._batch):
                 states = self._states([[*items[n].prompt, *items[n].answer] for n in numbers])
                 for row, number in enumerate(numbers):
@@ -75,7 +76,7 @@ class TransformersTeacher:
         self._load()
         rows = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(first, first + n)]
         found: dict[int, Generated] = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), self._told_when_full():
             for numbers in _by_length([len(prompts[prompt]) for prompt, _ in rows], self._batch):
                 chosen = [rows[number] for number in numbers]
                 draws = _draws([(prompts[p], sample) for p, sample in chosen], self._wanted.seed, max_new_tokens)
@@ -86,6 +87,21 @@ class TransformersTeacher:
     def close(self) -> None:
         """See Teacher."""
         self._model = None
+
+    @contextmanager
+    def _told_when_full(self) -> Iterator[None]:
+        """The estimate leaves out what libraries hold, and other programs come and go."""
+        import torch
+
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise PlanInfeasible(
+                f"The GPU's memory did not last for {self._batch} texts at a time.",
+                next_step=f"set teacher.batch = {self._batch // 2}; what is finished is kept"
+                if self._batch > 1
+                else "shorten data.max_tokens, or run the teacher on several GPUs",
+            ) from error
 
     def _states(self, texts: Sequence[list[int]]) -> Tensor:
         """Last hidden states (texts, longest, hidden size); behind a text's end they mean nothing."""
