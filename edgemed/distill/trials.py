@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -110,6 +111,7 @@ def _child(connection: Connection, run: Run, config: DistillConfig, folder: Path
     """The process of one trial: sends its scores, or the error that it met."""
     with suppress(ValueError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     set_environment(ENGINE_ENVIRONMENT | {"OMP_NUM_THREADS": str(config.training.threads)})
     try:
         connection.send(("scores", run(config, folder).model_dump_json(), ""))
@@ -117,6 +119,16 @@ def _child(connection: Connection, run: Run, config: DistillConfig, folder: Path
         connection.send((type(error), error.what, error.next_step))
     except Exception as error:  # the one door of this process
         connection.send((EdgemedError, f"{type(error).__name__}: {error}", "run this arm with workers = 1 to see more"))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can end nobody: training on for no one would hold its cores for hours."""
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _received(connection: Connection, trial: Trial, process: Any) -> Scores:

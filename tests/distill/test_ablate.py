@@ -4,13 +4,16 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
 
 from edgemed.core.errors import EdgemedError, MissingExtra, UsageError
+from edgemed.core.files import write_text
 from edgemed.core.records import digest_of
 from edgemed.distill.ablate import RESULTS, ablate, read_results
 from edgemed.distill.ablation_table import CHOICES, DOSES, report_of
@@ -201,6 +204,31 @@ def test_an_interruption_ends_every_process_and_keeps_what_is_done(tmp_path: Pat
     assert next(running).trial.name == "kd-1"
     running.close()
     assert multiprocessing.active_children() == []
+
+
+def trials_of_a_parent(folder: Path) -> None:
+    list(run_trials([Trial("kd-1", CONFIG)], folder, telling_its_pid, workers=2))
+
+
+def telling_its_pid(config: DistillConfig, folder: Path) -> Scores:
+    write_text(folder.parent / "pid", str(os.getpid()))
+    threading.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.slow
+def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    parent = multiprocessing.get_context("spawn").Process(target=trials_of_a_parent, args=(tmp_path,))
+    parent.start()
+    found = tmp_path / "pid"
+    until = time.monotonic() + 60
+    while not found.exists() and time.monotonic() < until:
+        parent.join(0.1)
+    child = psutil.Process(int(found.read_text()))
+    parent.kill()
+    parent.join()
+    child.wait(30)
+    assert not child.is_running()
 
 
 def test_arms_differ_in_loss_and_curriculum_alone() -> None:
