@@ -159,6 +159,13 @@ def save_adapter(model: Any, folder: Path) -> None:
         model.save_pretrained(part, save_embedding_layers=False)
 
 
+def with_adapter(base: Any, folder: Path) -> Any:
+    """A PeftModel of `base` and a saved adapter: how one that was trained on 4 bits comes to the 16-bit weights."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, folder, local_files_only=True)
+
+
 class StableSvdCallback(TrainerCallback):  # type: ignore[misc]
     """StableSVD every so many steps, after the optimizer's own and before the step is saved.
 

@@ -70,23 +70,31 @@ def open_student(config: DistillConfig, seed: int) -> tuple[Any, Path]:
     follow from `seed`. Raises ModelRefused for a folder that transformers does not load, MissingExtra without torch.
     """
     require_training()
+    from edgemed.distill.lora import quantization
+
+    four_bits = quantization(config.adapter, device_of(config.training))
     if config.student.new is not None:
         folder = _tokenizer_folder(config)
         return _new(config.student.new, folder, seed), folder
     folder = demo_checkpoint_path() if config.student.model == DEMO else Path(config.student.model)
-    return open_checkpoint(folder, computes_in(config.training) if config.adapter else "float32"), folder
+    return open_checkpoint(folder, computes_in(config.training) if config.adapter else "float32", four_bits), folder
 
 
-def open_checkpoint(folder: Path, dtype: str) -> Any:
+def open_checkpoint(folder: Path, dtype: str, quantization: Any = None) -> Any:
     """A causal language model of a Hugging Face folder, on the CPU, never with the folder's own code.
 
-    `dtype` is a name of torch's. Raises ModelRefused when transformers does not load it.
+    `dtype` is a name of torch's. With `quantization`, a setting of transformers', it is on the GPU instead. Raises
+    ModelRefused when transformers does not load it.
     """
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, trust_remote_code=False, local_files_only=True
+            str(folder),
+            dtype=dtype,
+            quantization_config=quantization,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
         raise ModelRefused(

@@ -26,6 +26,7 @@ from edgemed.distill.lora import (  # noqa: E402
     quantization,
     save_adapter,
     stabilise,
+    with_adapter,
     wrap,
 )
 
@@ -297,12 +298,10 @@ def test_stable_svd_does_the_same_to_sharded_factors(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peft import PeftModel
-
     model = student()
     adapted = trained(wrap(model, AdapterConfig(rank=3, allocation="gradient"), first_step(model)))
     save_adapter(adapted, tmp_path / "adapter")
-    again = PeftModel.from_pretrained(student(), tmp_path / "adapter")
+    again = with_adapter(student(), tmp_path / "adapter")
     with torch.no_grad():
         assert torch.equal(again.eval()(IDS).logits, adapted.eval()(IDS).logits)
     kept = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text("utf-8"))
