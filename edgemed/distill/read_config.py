@@ -14,8 +14,6 @@ from edgemed.distill.config import DEMO, MODULES, DistillConfig, NewStudent, Sta
 RUNS = Path("runs")
 """Where runs are kept; `edgemed export` without MODEL looks there."""
 _SHIPPED = Path(__file__).parent / "configs"
-_SERVER_TOP = 20
-"""The most likeliest tokens of a place that OpenAI's interface gives."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -79,8 +77,6 @@ def _teacher(config: DistillConfig) -> Iterator[str]:
             yield "teacher.tokenizer must be a folder with the tokenizer of the server's model"
         if config.teach.hidden:
             yield "teach.hidden needs the teacher in this process: a server gives no hidden states"
-        if config.teach.top_k > _SERVER_TOP:
-            yield f"teach.top_k is {config.teach.top_k}, and a server gives at most {_SERVER_TOP}"
     elif teacher.url:
         yield f'teacher.url is for backend = "server", and it is "{teacher.backend}"'
     if config.teach.answers == "given" and config.teach.samples > 1:

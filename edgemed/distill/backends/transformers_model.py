@@ -46,6 +46,7 @@ class TransformersTeacher:
         for package in ("torch", "transformers"):
             if find_spec(package) is None:
                 raise MissingExtra(package, "workstation")
+        set_environment(ENGINE_ENVIRONMENT | OFFLINE_ENVIRONMENT)  # read when torch is imported
         self._folder, self._wanted, self._batch = folder, wanted, batch
         self._device_name, self._dtype_name = device, dtype
         self._progress = progress or SilentProgress()
@@ -193,8 +194,6 @@ class TransformersTeacher:
         if self._model is not None:
             return
         import torch
-
-        set_environment(ENGINE_ENVIRONMENT | OFFLINE_ENVIRONMENT)
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
