@@ -139,8 +139,9 @@ def project_settings(folder: Path | None = None) -> ProjectSettings:
 
     Raises UsageError for a file that cannot be read or holds unknown keys.
     """
+    path = (folder or Path.cwd()) / PROJECT_FILE  # a current folder that is gone is another fault than no file
     try:
-        return read_toml((folder or Path.cwd()) / PROJECT_FILE, ProjectSettings)
+        return read_toml(path, ProjectSettings)
     except FileNotFoundError:
         return ProjectSettings()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from importlib.util import find_spec
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ def require_training() -> None:
 
     logging.disable_progress_bar()  # ours is shown
     logging.set_verbosity_error()
+    # It warns at its import that a kernel of a hub is missing, which nothing here asks for.
+    getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 
 
 def device_of(training: TrainingConfig) -> Device:
