@@ -11,7 +11,10 @@ runs/NAME/tune/, ablate/
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +28,7 @@ from edgemed.core.records import Record
 from edgemed.distill.config import DistillConfig
 
 RECORD = "run.json"
+_LOCK = "run.lock"
 STUDENT, ADAPTER = "student", "adapter"
 StageName = Literal["teach", "align", "sft", "kd", "examine", "export", "tune", "ablate"]
 
@@ -130,7 +134,7 @@ def earlier_record(config: DistillConfig) -> RunRecord | None:
         raise UsageError(f"{folder} is no folder.", next_step="name another with --output")
     found = read_record(folder)
     if found is None:
-        if any(folder.iterdir()):
+        if _holds_something(folder):
             raise UsageError(
                 f"{folder} holds something else than a run of this program.", next_step="name another with --output"
             )
@@ -153,15 +157,50 @@ def changed_keys(record: RunRecord, config: DistillConfig) -> list[str]:
     ]
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """While the block runs, no other process of this program works on the run. Raises UsageError when one does.
+
+    The system gives the lock back with its process, however that ends; Windows knows none.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be written: {error.strerror}.", next_step="name another folder with --output"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"Another process works on the run in {folder}.",
+                next_step="wait for it, or name another folder with --output",
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def moved_aside(folder: Path, progress: Progress) -> Path | None:
     """Where an earlier run now lies; None when there was nothing. Nothing is deleted."""
-    if not folder.exists() or not any(folder.iterdir()):
+    if not _holds_something(folder):
         return None
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.before-{n}").exists())
     aside = folder.with_name(f"{folder.name}.before-{number}")
     folder.rename(aside)
     progress.note(f"The earlier run was moved to {aside}; remove it when you no longer need it.")
     return aside
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.exists() and any(path.name != _LOCK for path in folder.iterdir())
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

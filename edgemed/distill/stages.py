@@ -15,7 +15,7 @@ begin every arm from the start. The record is written whole behind every stage.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,7 @@ from edgemed.distill.run_record import (
     RunRecord,
     StageName,
     StageRecord,
+    alone_in,
     earlier_record,
     moved_aside,
     new_record,
@@ -78,9 +79,17 @@ def run(
         trains=bool(_TRAINING & set(open_ones)),
         teaches="teach" in open_ones,
     )
-    if not resume and config.output:
-        moved_aside(config.output, watched)
-    session = _Session(config, ready, record or new_record(config), watched)
+    record = record or new_record(config)
+    if process_place()[0]:
+        return _through(stages, _Session(config, ready, record, watched))
+    if not resume and record.output.exists():
+        with alone_in(record.output):
+            moved_aside(record.output, watched)
+    with alone_in(record.output):
+        return _through(stages, _Session(config, ready, record, watched))
+
+
+def _through(stages: Sequence[StageName], session: _Session) -> RunRecord:
     for name in stages:
         session.do(name)
     return session.record

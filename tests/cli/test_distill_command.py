@@ -250,6 +250,15 @@ def test_somebody_elses_folder_and_other_settings_are_left_alone(place: Path, di
     assert (place / "runs" / "config.before-1" / "corpus" / "manifest.json").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
+def test_two_do_not_work_on_one_run(place: Path, distill: Callable[..., Ended]) -> None:
+    from edgemed.distill.run_record import alone_in
+
+    with alone_in(place / "runs" / "config"):
+        refused(distill("config.toml", "--stage", "align"), 2, "Another process works on the run")
+    assert distill("config.toml", "--stage", "align").code == 0
+
+
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit(143)])
 def test_an_end_that_was_asked_for_says_how_to_go_on(
     place: Path, distill: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, ending: BaseException
