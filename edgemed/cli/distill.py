@@ -11,6 +11,7 @@ from edgemed.cli.console import Console
 from edgemed.cli.distill_report import show
 from edgemed.cli.options import Json, Verbose
 from edgemed.core.errors import EXIT_INTERRUPTED
+from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
 
 _TERMINATED = 143
 
@@ -41,6 +42,8 @@ def distill(
     settings = read_config(config)
     if output is not None:
         settings = settings.model_copy(update={"output": output.absolute()})
+    # Before torch is imported: spinning OpenMP threads starve each other where cores are shared.
+    set_environment(ENGINE_ENVIRONMENT | OFFLINE_ENVIRONMENT)
     try:
         from edgemed.distill.stages import run
 

@@ -142,6 +142,10 @@ class ArmRunner:
                 next_step='name a file of questions with doses or options, or set data.examples = "demo"',
             )
         watched = progress or SilentProgress()
+        if config.training.threads:
+            import torch
+
+            torch.set_num_threads(config.training.threads)
         corpus = Corpus.open(self.corpus)
         learned = prepare(config, corpus.examples, corpus, watched)
         for name in TRAINED:

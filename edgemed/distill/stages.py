@@ -15,10 +15,13 @@ begin every arm from the start. The record is written whole behind every stage.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from edgemed.core.errors import UsageError
 from edgemed.core.files import write_text
@@ -90,8 +93,10 @@ def run(
 
 
 def _through(stages: Sequence[StageName], session: _Session) -> RunRecord:
-    for name in stages:
-        session.do(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries' own, to their developers
+        for name in stages:
+            session.do(name)
     return session.record
 
 
@@ -116,8 +121,8 @@ class Exported(Record):
 
     student: Path
     adapter: Path | None = None
-    merge: Record | None = None
-    """What rounding cost when the adapter was merged."""
+    merge_error: dict[str, float] = Field(default_factory=dict)
+    """What rounding cost when the adapter was merged: see lora.MergeError."""
 
 
 @dataclass(slots=True)
@@ -262,17 +267,22 @@ class _Session:
 
     def _export(self) -> Record:
         learned = self._trained()
-        output, adapter, error = self.record.output, None, None
+        output, adapter = self.record.output, None
+        error: dict[str, float] = {}
         if self.config.adapter:
-            from edgemed.distill.lora import merged, save_adapter
+            from edgemed.distill.lora import merged, save_adapter, with_adapter
 
             adapter = output / ADAPTER
             save_adapter(learned.model, adapter)
-            learned.model, error = merged(learned.model)
+            if self.config.adapter.base_bits == 4:  # four bits cannot take it in: the 16-bit checkpoint does
+                base = open_checkpoint(Path(self.config.student.model), "bfloat16")
+                learned.model = with_adapter(base, adapter)
+            learned.model, found = merged(learned.model)
+            error = {"weights": found.weights, "logits": found.logits}
         save_student(learned.model, learned.tokenizer, output / STUDENT)
         self.record = self.record.model_copy(update={"finished": True, "student": output / STUDENT, "adapter": adapter})
         self._learned = None  # its weights are merged: no stage goes on with it
-        return Exported(student=output / STUDENT, adapter=adapter, merge=error)
+        return Exported(student=output / STUDENT, adapter=adapter, merge_error=error)
 
     def _tune(self) -> Record:
         from edgemed.distill.tune import tune

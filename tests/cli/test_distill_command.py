@@ -156,6 +156,19 @@ def test_stages_come_one_by_one_and_export_waits_for_the_last(place: Path, disti
     refused(exported(distill), 2, "no finished run")
 
 
+def test_an_adapter_is_saved_and_merged_into_the_student(place: Path, distill: Callable[..., Ended]) -> None:
+    pytest.importorskip("peft")
+    changed(place, "[sft]\nsteps = 2", '[adapter]\nrank = 2\nallocation = "gradient"\n\n[sft]\nsteps = 2')
+    ended = distill("config.toml", "--json")
+    assert ended.code == 0, ended.err
+    record = json.loads(ended.out)
+    run = place / "runs" / "config"
+    assert record["adapter"] == str(run / "adapter")
+    assert (run / "adapter" / "adapter_model.safetensors").exists()
+    assert set(record["stages"][-1]["report"]["merge_error"]) == {"weights", "logits"}
+    assert not [path for path in (run / "student").iterdir() if "adapter" in path.name]
+
+
 def exported(distill: Callable[..., Ended]) -> Ended:
     from edgemed.core.errors import UsageError
 
