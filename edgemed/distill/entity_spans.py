@@ -107,9 +107,12 @@ def read_answer(answer: str) -> Reading:
 
 
 def places_of(rendered: Rendered) -> tuple[int, ...]:
-    """The tokens whose rivals are worth keeping: those in an entity heavier than 1, and those that hold a digit."""
+    """The tokens whose rivals are worth keeping: those in an entity heavier than 1, and those that hold a digit.
+
+    Also the token behind a digit, which says that the numeral has ended.
+    """
     raw, starts = rendered.text.encode(), rendered.starts()
-    marked = {found.start() for found in _DIGIT.finditer(raw)}
+    marked = {byte for found in _DIGIT.finditer(raw) for byte in found.span() if byte < len(raw)}
     for span in entity_spans(rendered.text):
         if span.weight > 1:
             marked.update(range(span.start, span.end))

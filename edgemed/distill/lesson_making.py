@@ -111,14 +111,17 @@ class LessonMaker:
         weights = np.ones(alignment.n_chunks, np.float32)
         weights[chunks[np.array(answer.thinking) & (chunks != NO_CHUNK)]] = self._loss.think_weight
         weights[_touched(alignment, spans)] *= self._loss.entity_weight
-        rivals = _no_rivals() if self._rivals is None else self._rivals.of(answer, scored, alignment)
+        whole = of_teacher != NO_CHUNK
+        sums = np.bincount(of_teacher[whole], scored.log_probs[whole], alignment.n_chunks).astype(np.float32)
+        rivals = _no_rivals(alignment.n_chunks)
+        if self._rivals is not None:
+            rivals = self._rivals.of(answer, scored, alignment, sums)
         in_detail = chunks[rivals.places]
         place_weights = weights[in_detail]
         weights[in_detail] = 0
-        whole = of_teacher != NO_CHUNK
         return _Taught(
             chunks=chunks,
-            teacher=np.bincount(of_teacher[whole], scored.log_probs[whole], alignment.n_chunks).astype(np.float32),
+            teacher=sums + rivals.moved,
             chunk_weights=weights,
             entities=_entities(alignment, answer.text.encode(), spans),
             rivals=rivals,
@@ -210,8 +213,9 @@ def _untaught(n_tokens: int) -> _Taught:
     """Of an answer without a teacher."""
     nothing, none = np.zeros(0, np.float32), np.zeros(0, np.int32)
     chunks = np.full(n_tokens, NO_CHUNK, np.int32)
-    return _Taught(chunks, nothing, nothing, _Entities(none), _no_rivals(), nothing, np.zeros((0, 0), np.float16))
+    return _Taught(chunks, nothing, nothing, _Entities(none), _no_rivals(0), nothing, np.zeros((0, 0), np.float16))
 
 
-def _no_rivals() -> Rivals:
-    return Rivals(np.zeros(0, np.int32), np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
+def _no_rivals(n_chunks: int) -> Rivals:
+    nothing = np.zeros((0, 0), np.float32)
+    return Rivals(np.zeros(0, np.int32), nothing.astype(np.int32), nothing, np.zeros(n_chunks, np.float32))

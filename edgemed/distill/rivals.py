@@ -2,7 +2,11 @@
 
 Where one token of the teacher's is one of the student's, rivals are mapped by equal bytes; what cannot be mapped falls
 to the rest. A numeral that the teacher packs and the student spells is taught digit by digit (digits.py): each digit's
-ten rivals have their probabilities given the digits before, END and all else is the rest.
+ten rivals have their probabilities given the digits before, all else is the rest.
+
+That a numeral ends is part of the teacher's token, but the student says so with the token behind it: "25" may be 25 or
+the beginning of 250. So END moves there. What the teacher says of the token behind is made less likely by it, and the
+ten digits that would go on are its rivals. Taken together the log-probabilities of a text stay what they were.
 """
 
 from __future__ import annotations
@@ -35,6 +39,25 @@ class Rivals:
     """(m, k); NONE where there are fewer."""
     log_probs: Floats
     """(m, k); -inf where there are fewer."""
+    moved: Floats
+    """(c,) to be added to the teacher's log-probabilities of chunks: ENDs, from numerals to what is behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Numeral:
+    """One of the teacher's tokens that the student spells."""
+
+    place: int
+    """Of its first digit."""
+    chunk: int
+    digits: str
+    kept: list[tuple[str, float]]
+    """The numerals among the likeliest tokens and their log-probabilities; the last is itself, by its own score."""
+
+    def log_end(self) -> float:
+        """Log-probability that it ends behind its digits."""
+        begun = [value for other, value in self.kept if other.startswith(self.digits)]
+        return self.kept[-1][1] - _log_sum(begun)
 
 
 class RivalMap:
@@ -54,22 +77,45 @@ class RivalMap:
         self._numerals = numerals if digits and packs and spells else {}
         self._digits = np.array([digit_ids.get(str(digit), NONE) for digit in range(10)], np.int32)
 
-    def of(self, student: Rendered, scored: ScoredAnswer, alignment: Alignment) -> Rivals:
-        """The rivals of an answer where the teacher's are kept. Chunks of several tokens have none, but numerals."""
-        rows = [*self._at_tokens(student, scored, alignment), *self._at_digits(scored, alignment)]
-        rows.sort(key=lambda row: row[0])
-        width = max((len(ids) for _, ids, _ in rows), default=0)
+    def of(self, student: Rendered, scored: ScoredAnswer, alignment: Alignment, teacher: Floats) -> Rivals:
+        """The rivals of an answer where the teacher's are kept. Chunks of several tokens have none, but numerals.
+
+        `teacher` (c,) are its log-probabilities of chunks.
+        """
+        rows = dict(self._at_tokens(student, scored, alignment))
+        numerals = list(self._spelled(scored, alignment))
+        for numeral in numerals:
+            for number in range(len(numeral.digits)):
+                rows[numeral.place + number] = self._digits_behind(numeral.kept, numeral.digits[:number])
+        moved = np.zeros(alignment.n_chunks, np.float32)
+        lonely = _lonely(alignment.student) if numerals else {}
+        for numeral in numerals:
+            behind = numeral.place + len(numeral.digits)
+            chunk = alignment.student[behind] if behind < len(alignment.student) else NONE
+            end = numeral.log_end()
+            if end == 0 or chunk == NONE:
+                continue
+            moved[numeral.chunk] -= end
+            moved[chunk] += end
+            if behind not in rows and lonely.get(chunk) == behind:  # of several tokens of the teacher's
+                rows[behind] = np.array(student.ids[behind : behind + 1], np.int32), teacher[chunk : chunk + 1]
+            if behind in rows:
+                (ids, log_probs), (more, ways) = rows[behind], self._digits_behind(numeral.kept, numeral.digits)
+                rows[behind] = _merged(np.append(ids, more), np.append(log_probs + np.float32(end), ways))
+        width = max((len(ids) for ids, _ in rows.values()), default=0)
         found = Rivals(
-            np.array([place for place, _, _ in rows], np.int32),
+            np.array(sorted(rows), np.int32),
             np.full((len(rows), width), NONE, np.int32),
             np.full((len(rows), width), _NOTHING, np.float32),
+            moved,
         )
-        for number, (_, ids, log_probs) in enumerate(rows):
-            found.ids[number, : len(ids)] = ids
-            found.log_probs[number, : len(ids)] = log_probs
+        for row, place in enumerate(found.places.tolist()):
+            ids, log_probs = rows[place]
+            found.ids[row, : len(ids)] = ids
+            found.log_probs[row, : len(ids)] = log_probs
         return found
 
-    def _at_tokens(self, student: Rendered, scored: ScoredAnswer, alignment: Alignment) -> Iterator[_Row]:
+    def _at_tokens(self, student: Rendered, scored: ScoredAnswer, alignment: Alignment) -> Iterator[tuple[int, _Row]]:
         """Places where one token is one token."""
         own, theirs = _lonely(alignment.student), _lonely(alignment.teacher)
         rows = [
@@ -89,32 +135,34 @@ class RivalMap:
             actual = student.ids[place]
             # The actual token's own score is exact, and it may not be among the likeliest.
             keep = (ids != NONE) & (ids != actual)
-            yield place, *_merged(np.append(ids[keep], actual), np.append(values[keep], scored.log_probs[token]))
+            yield place, _merged(np.append(ids[keep], actual), np.append(values[keep], scored.log_probs[token]))
 
-    def _at_digits(self, scored: ScoredAnswer, alignment: Alignment) -> Iterator[_Row]:
-        """The digits of numerals."""
+    def _spelled(self, scored: ScoredAnswer, alignment: Alignment) -> Iterator[_Numeral]:
+        """The packed numerals of an answer whose rivals are kept."""
         if not self._numerals:
             return
         first = {chunk: place for place, chunk in reversed(list(enumerate(alignment.student)))}
         theirs = _lonely(alignment.teacher)
         for row, token in enumerate(scored.places.tolist()):
-            actual = self._numerals.get(int(scored.ids[token]))
+            digits = self._numerals.get(int(scored.ids[token]))
             chunk = alignment.teacher[token]
-            if actual is None or chunk not in theirs or chunk not in first:
+            if digits is None or chunk not in theirs or chunk not in first:
                 continue
             kept = [
-                (numeral, float(value))
+                (numeral, value)
                 for other, value in zip(scored.top_ids[row].tolist(), scored.top_log_probs[row].tolist(), strict=True)
-                if (numeral := self._numerals.get(other)) is not None and numeral != actual
+                if (numeral := self._numerals.get(other)) is not None and numeral != digits and value > _NOTHING
             ]
-            kept.append((actual, float(scored.log_probs[token])))
-            for number in range(len(actual)):
-                ways = np.array(next_digit(kept, actual[:number]), np.float32)
-                possible = ways > _NOTHING
-                yield first[chunk] + number, self._digits[possible], ways[possible]
+            kept.append((digits, float(scored.log_probs[token])))
+            yield _Numeral(first[chunk], chunk, digits, kept)
+
+    def _digits_behind(self, kept: Sequence[tuple[str, float]], prefix: str) -> _Row:
+        ways = np.array(next_digit(kept, prefix), np.float32)
+        possible = ways > _NOTHING
+        return self._digits[possible], ways[possible]
 
 
-_Row = tuple[int, npt.NDArray[np.int32], npt.NDArray[np.float32]]
+_Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
 def next_digit(kept: Sequence[tuple[str, float]], prefix: str) -> list[float]:
@@ -139,9 +187,7 @@ def _log_sum(values: Sequence[float]) -> float:
     return most + math.log(sum(math.exp(value - most) for value in values)) if most > _NOTHING else _NOTHING
 
 
-def _merged(
-    ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+def _merged(ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32]) -> _Row:
     """Each id once: two tokens of the teacher's may have the same bytes."""
     apart = np.unique(ids)
     if len(apart) == len(ids):
