@@ -1,8 +1,8 @@
 """All arms of an ablation on the same seeds, kept line by line, so that an interrupted night is resumed.
 
-A seed decides the student's first weights and the order of its examples, in every arm alike; all are asked the same
-examination. Results stand in `results.jsonl`, one line each, and name the digest of their configuration: a line of
-another configuration is not used, and a last line that was torn is done again.
+A seed decides the student's first weights, where it begins from nothing, and the order of its examples, in every arm
+alike; all are asked the same examination. Results stand in `results.jsonl`, one line each, and name the digest of their
+configuration: a line of another configuration is not used, and a last line that was torn is done again.
 """
 
 from __future__ import annotations

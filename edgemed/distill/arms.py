@@ -2,7 +2,8 @@
 
 Of the loss: "sft" is the student alone, with cross-entropy for as many steps; the others add to it knowledge
 distillation, its weight on clinical entities, or one form of MedKL. Of the method paper: "full" has everything, and
-each of its other arms lacks one part.
+each of its other arms lacks one part. With retention every step brings some replay along, whose answers are taught too:
+"without-retention" lacks both, but for the replay of the specialised part.
 """
 
 from __future__ import annotations

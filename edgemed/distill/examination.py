@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -175,8 +175,8 @@ class _Line(Record):
         return self
 
 
-def read_examination(path: Path) -> Examination:
-    """The questions of a JSON Lines file: {"question", "answer"} and, for a choice, "options"; "id", "concept".
+def read_examination(*paths: Path) -> Examination:
+    """The questions of JSON Lines files: {"question", "answer"} and, for a choice, "options"; "id", "concept".
 
     Lines without options whose answer states no dose are not asked. Raises UsageError that names the faulty lines, or
     when nothing is left to ask.
@@ -184,36 +184,16 @@ def read_examination(path: Path) -> Examination:
     doses: list[DoseQuestion] = []
     choices: list[ChoiceQuestion] = []
     faults: list[str] = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", next_step="check the path") from error
-    for number, raw in enumerate(lines, 1):
-        if not raw.strip():
-            continue
-        try:
-            line = _Line.model_validate_json(raw.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            faults.append(f"line {number}: byte {error.start} is no UTF-8")
-            continue
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            faults.append(f"line {number}: {'.'.join(map(str, fault['loc']))} {fault['msg']}".replace(":  ", ": "))
-            continue
-        name = line.id or f"line {number}"
-        concept = line.concept or name
-        if line.options:
-            right = line.options.index(line.answer)
-            choice = Choice(id=name, question=line.question, opening="", options=line.options, right=right)
-            choices.append(ChoiceQuestion(concept=concept, choice=choice, whole=True))
-        elif stated_doses(line.answer):
-            doses.append(DoseQuestion(id=name, concept=concept, question=line.question, answer=line.answer))
-    return _examination_of_file(path, doses, choices, faults)
-
-
-def _examination_of_file(
-    path: Path, doses: Sequence[DoseQuestion], choices: Sequence[ChoiceQuestion], faults: list[str]
-) -> Examination:
+    for path in paths:
+        for where, line in _lines(path, faults):
+            name = line.id or where
+            concept = line.concept or name
+            if line.options:
+                right = line.options.index(line.answer)
+                choice = Choice(id=name, question=line.question, opening="", options=line.options, right=right)
+                choices.append(ChoiceQuestion(concept=concept, choice=choice, whole=True))
+            elif stated_doses(line.answer):
+                doses.append(DoseQuestion(id=name, concept=concept, question=line.question, answer=line.answer))
     names = Counter([*(one.id for one in doses), *(one.choice.id for one in choices)])
     faults += [f"the id {name!r} stands {count} times" for name, count in names.items() if count > 1]
     if not doses and not choices and not faults:
@@ -221,10 +201,30 @@ def _examination_of_file(
     if faults:
         more = f"; and {len(faults) - _MOST_NAMED} more" if len(faults) > _MOST_NAMED else ""
         raise UsageError(
-            f"{path} cannot be asked: {'; '.join(faults[:_MOST_NAMED])}{more}.",
+            f"{', '.join(map(str, paths))} cannot be asked: {'; '.join(faults[:_MOST_NAMED])}{more}.",
             next_step='mend those lines; each is {"question": "...", "answer": "...", "options": ["...", "..."]}',
         )
     return Examination(name="file", doses=tuple(doses), choices=tuple(choices))
+
+
+def _lines(path: Path, faults: list[str]) -> Iterator[tuple[str, _Line]]:
+    """The good lines with the names of their places; the others' faults are added to `faults`."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", next_step="check the path") from error
+    for number, raw in enumerate(lines, 1):
+        where = f"{path.name} line {number}"
+        if not raw.strip():
+            continue
+        try:
+            yield where, _Line.model_validate_json(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            faults.append(f"{where}: byte {error.start} is no UTF-8")
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            faults.append(f"{where}: {place + ': ' if place else ''}{fault['msg'].lower()}")
 
 
 def _texts(side: Side, one: ChoiceQuestion) -> list[list[int]]:

@@ -116,12 +116,8 @@ def examination_of(config: DistillConfig, which: Literal["validation", "final"])
     if data.examples == DEMO:
         return demo_examination(which, facts={dose.id for dose in taught_table(data.n_facts).doses()})
     paths = [data.validation] if which == "validation" else data.examinations
-    found = [read_examination(Path(path)) for path in paths if path]
-    if not found:
-        return None
-    doses = tuple(one for exam in found for one in exam.doses)
-    choices = tuple(one for exam in found for one in exam.choices)
-    return Examination(name="file", doses=doses, choices=choices)
+    found = [Path(path) for path in paths if path]
+    return read_examination(*found) if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def test_a_file_asks_doses_and_options(tmp_path: Path) -> None:
     found = read_examination(path)
     assert found.name == "file"
     assert [(one.id, one.concept) for one in found.doses] == [("a", "paracetamol")]
-    assert [(one.choice.id, one.choice.right) for one in found.choices] == [("line 2", 0)]
+    assert [(one.choice.id, one.choice.right) for one in found.choices] == [("asked.jsonl line 2", 0)]
     assert found.chance == 0.5
 
 
@@ -85,14 +85,14 @@ def test_faulty_lines_are_named_together(tmp_path: Path) -> None:
     path.write_bytes(
         b'{"question": "Q", "answer": "5 mg"}\n{"question": "Q"}\n\xff\n'
         b'{"question": "Q", "answer": "a", "options": ["b", "c"]}\nno\n'
-        b'{"question": "Q", "answer": "5 mg", "id": "line 1"}'
+        b'{"question": "Q", "answer": "5 mg", "id": "asked.jsonl line 1"}'
     )
     with pytest.raises(UsageError) as found:
         read_examination(path)
     for part in (
         "line 2: answer",
         "line 3: byte 0",
-        "line 4: Value error, the answer must be one of at least two",
+        "line 4: value error, the answer must be one of at least two",
         "line 5",
         "2 times",
     ):
