@@ -196,7 +196,8 @@ def _mean(arm: str, values: list[float]) -> ArmMean:
 
     mean, n = float(np.mean(values)), len(values)
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.inf
-    return ArmMean(arm=arm, n=n, mean=mean, interval=Interval(low=mean - half, high=mean + half, method="Student's t"))
+    method = "Student's t" if half else "all seeds equal"
+    return ArmMean(arm=arm, n=n, mean=mean, interval=Interval(low=mean - half, high=mean + half, method=method))
 
 
 def _errors(of: ArmScores) -> dict[str, float]:

@@ -6,6 +6,7 @@ again; when its scores are known the folder is removed.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -81,44 +82,76 @@ def run_trials(trials: Sequence[Trial], folder: Path, run: Run, workers: int = 1
 
 
 def _in_processes(trials: Sequence[Trial], folder: Path, run: Run, workers: int) -> Iterator[Done]:
-    import multiprocessing
-
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    running: dict[Connection, tuple[Trial, Any, float]] = {}
     waiting = list(trials)
+    staff = [_Worker(run) for _ in range(min(workers, len(waiting)))]
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                trial = waiting.pop(0)
-                ours, theirs = context.Pipe(duplex=False)
-                given = (theirs, run, _with_threads(trial.config, workers), _folder_of(trial, folder))
-                process = context.Process(target=_child, args=given, daemon=True)
-                process.start()
-                theirs.close()
-                running[ours] = (trial, process, time.monotonic())
-            for ready in wait(list(running)):
+        busy: dict[Connection, _Worker] = {}
+        for worker in staff:
+            trial = waiting.pop(0)
+            worker.begin(trial, _with_threads(trial.config, workers), _folder_of(trial, folder))
+            busy[worker.connection] = worker
+        while busy:
+            for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
-                trial, process, began = running[ready]
-                scores = _received(ready, trial, process)
-                process.join()
-                del running[ready]
-                yield _cleared(Done(trial, scores, time.monotonic() - began), folder)
+                worker = busy.pop(ready)
+                done = worker.done()
+                if waiting:
+                    trial = waiting.pop(0)
+                    worker.begin(trial, _with_threads(trial.config, workers), _folder_of(trial, folder))
+                    busy[ready] = worker
+                yield _cleared(done, folder)
     finally:
-        _end([process for _, process, _ in running.values()])
+        _end([worker.process for worker in staff])
 
 
-def _child(connection: Connection, run: Run, config: DistillConfig, folder: Path) -> None:
-    """The process of one trial: sends its scores, or the error that it met."""
+class _Worker:
+    """A process that does one trial after the other: torch alone takes it seconds to begin."""
+
+    def __init__(self, run: Run) -> None:
+        import multiprocessing
+
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        self.connection, theirs = context.Pipe()
+        self.process: Any = context.Process(target=_child, args=(theirs, run), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._trial: Trial | None = None
+        self._began = 0.0
+
+    def begin(self, trial: Trial, config: DistillConfig, folder: Path) -> None:
+        """Hand over one trial."""
+        self._trial, self._began = trial, time.monotonic()
+        with suppress(OSError):  # of a process that died, which `done` tells
+            self.connection.send((config, folder))
+
+    def done(self) -> Done:
+        """What came of it. Raises what it raised."""
+        assert self._trial is not None
+        return Done(self._trial, _received(self.connection, self._trial, self.process), time.monotonic() - self._began)
+
+
+def _child(connection: Connection, run: Run) -> None:
+    """The process of a worker: for each trial it sends the scores, or the error that it met."""
     with suppress(ValueError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    set_environment(ENGINE_ENVIRONMENT | {"OMP_NUM_THREADS": str(config.training.threads)})
+    logging.basicConfig(level=logging.ERROR)  # what libraries remark on would stand between the lines of the progress
+    while True:
+        try:
+            config, folder = connection.recv()
+        except EOFError:
+            return
+        set_environment(ENGINE_ENVIRONMENT | {"OMP_NUM_THREADS": str(config.training.threads)})
+        connection.send(_outcome(run, config, folder))
+
+
+def _outcome(run: Run, config: DistillConfig, folder: Path) -> tuple[Any, str, str]:
     try:
-        connection.send(("scores", run(config, folder).model_dump_json(), ""))
+        return "scores", run(config, folder).model_dump_json(), ""
     except EdgemedError as error:
-        connection.send((type(error), error.what, error.next_step))
+        return type(error), error.what, error.next_step
     except Exception as error:  # the one door of this process
-        connection.send((EdgemedError, f"{type(error).__name__}: {error}", "run this arm with workers = 1 to see more"))
+        return EdgemedError, f"{type(error).__name__}: {error}", "run this arm with workers = 1 to see more"
 
 
 def _end_with_parent() -> None:
@@ -134,7 +167,7 @@ def _end_with_parent() -> None:
 def _received(connection: Connection, trial: Trial, process: Any) -> Scores:
     try:
         kind, text, next_step = connection.recv()
-    except EOFError:
+    except (EOFError, OSError):
         process.join()
         raise EdgemedError(
             f"The process of {trial.name} ended with code {process.exitcode} and said nothing.",
