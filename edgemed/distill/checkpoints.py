@@ -149,6 +149,28 @@ class StageFolder:
         shutil.rmtree(path)
 
 
+def trained_tensors(model: Any) -> dict[str, Any]:
+    """What is trained, by name, on the CPU."""
+    found = ((name, one) for name, one in model.named_parameters() if one.requires_grad)
+    return {name: one.detach().cpu().contiguous() for name, one in found}
+
+
+def load_trained(model: Any, file: Path) -> None:
+    """Put the tensors of a checkpoint or of a finished stage into a model that is made like the one they come from."""
+    import torch
+    from safetensors.torch import load_file
+
+    found, wanted = load_file(file), {name: one for name, one in model.named_parameters() if one.requires_grad}
+    if found.keys() != wanted.keys() or any(found[name].shape != one.shape for name, one in wanted.items()):
+        raise UsageError(
+            f"{file} holds the weights of another model.",
+            next_step="name another output folder, or remove that one",
+        )
+    with torch.no_grad():
+        for name, one in wanted.items():
+            one.copy_(found[name])
+
+
 def digest_of_lessons(lessons: Iterable[Lesson]) -> str:
     """SHA-256 of everything that the loss and the curriculum read."""
     found = hashlib.sha256()

@@ -137,8 +137,9 @@ def _rivals_kd(student: Tensor, batch: Batch) -> Term:
 def _mse(hidden: Tensor, batch: Batch, projection: Tensor | None) -> Term:
     if projection is None or not batch["hidden"].shape[1]:
         return Term(hidden.new_zeros(()), batch["hidden_weights"].sum())
-    ends = hidden[batch["chunk_ends"]].to(projection.dtype)
-    return hidden_mse(ends, batch["hidden"].to(projection.dtype), projection, batch["hidden_weights"])
+    wide = torch.promote_types(projection.dtype, torch.float32)  # under FSDP the projection comes in 16 bits
+    ends = hidden[batch["chunk_ends"]].to(wide)
+    return hidden_mse(ends, batch["hidden"].to(wide), projection.to(wide), batch["hidden_weights"])
 
 
 def _entities(chunks: Tensor, batch: Batch, loss: LossConfig) -> Term:

@@ -15,6 +15,7 @@ from edgemed.demo import demo_checkpoint_path
 from edgemed.distill.config import DEMO, DistillConfig, NewStudent, TrainingConfig
 from edgemed.models.config import read_json
 from edgemed.models.tokenizer import open_tokenizer
+from edgemed.quantize.torch_folder import bitsandbytes_library
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
@@ -38,6 +39,8 @@ def require_training() -> None:
         if find_spec(package) is None:
             raise MissingExtra(package, "workstation")
     set_environment(ENGINE_ENVIRONMENT | OFFLINE_ENVIRONMENT)
+    if find_spec("bitsandbytes") is not None:
+        bitsandbytes_library()  # accelerate imports it; so it neither fetches code nor prints
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours is shown

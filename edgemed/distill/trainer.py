@@ -9,38 +9,40 @@
 from __future__ import annotations
 
 import copy
-import math
-import signal
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from edgemed.core.errors import EdgemedError, Stopped, UsageError
-from edgemed.core.progress import Progress, SilentProgress, Task
+from edgemed.core.errors import Stopped, UsageError
+from edgemed.core.progress import Progress, SilentProgress
 from edgemed.core.records import Record, digest_of
 from edgemed.distill.batches import TERMS, Curriculum, Steps, coefficients, identity
-from edgemed.distill.checkpoints import TRAINED, StageFolder, StageIdentity, digest_of_lessons, digest_of_start
+from edgemed.distill.checkpoints import (
+    TRAINED,
+    StageFolder,
+    StageIdentity,
+    digest_of_lessons,
+    digest_of_start,
+    load_trained,
+    trained_tensors,
+)
 from edgemed.distill.config import DistillConfig, StageConfig
 from edgemed.distill.lesson import Lesson
 from edgemed.distill.objective import Objective, check_head
-from edgemed.distill.schedule import learning_rate
-from edgemed.distill.step_log import StepLine, StepLog
+from edgemed.distill.step_log import StepLog
+from edgemed.distill.step_watch import StepWatch, asked_to_stop, share_of_rate
 from edgemed.distill.student import computes_in, device_of
 
 StageName = Literal["sft", "kd"]
 _TITLES = {"sft": "Fine-tuning", "kd": "Distilling"}
-_NAMED = 20
-"""Examples that an error names at most."""
 
 
 class StageReport(Record):
@@ -146,11 +148,18 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.steps, self.stage, self.store, self.step_log = steps, stage, store, StepLog(store.folder)
         self.grad_norm: Any = 0.0
         self._means: Tensor | float = 0.0
-        watch = _Watch(self)
+        watch = StepWatch(steps, stage, store, self.step_log, self.agree)
         super().__init__(
             objective, arguments, data_collator=identity, train_dataset=steps, callbacks=[*callbacks, watch]
         )
         self.remove_callback(PrinterCallback)  # it would write to stdout
+        if self.is_fsdp_enabled and arguments.bf16:
+            from torch.distributed.fsdp import MixedPrecisionPolicy
+
+            # accelerate's own would round the teacher's log-probabilities, our sums and the gradients' to 8 bits.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+            )
         self.watch = watch
 
     def run(self, name: str, progress: Progress) -> StageReport:
@@ -164,11 +173,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.step_log.cut_after(start)
         self.accelerator.wait_for_everyone()
         total = self.steps.curriculum.n_steps
-        with progress.task(_TITLES[name], total, "steps") as task, _asked_to_stop() as asked:
+        with progress.task(_TITLES[name], total, "steps") as task, asked_to_stop() as asked:
             if start:
                 task.advance(start)
                 progress.note(f"{_TITLES[name]} goes on behind step {start} of {total}.")
-            self.watch.begin(task, asked)
+            self.watch.begin(task, asked, writes=self.accelerator.is_main_process)
             self.train(resume_from_checkpoint=str(newest[1]) if newest else None)
         if self.watch.stopping:
             raise Stopped(
@@ -205,18 +214,20 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Equation (5), behind a linear warm-up."""
-        share = partial(_share_of_rate, stage=self.stage, n_steps=num_training_steps)
+        share = partial(share_of_rate, stage=self.stage, n_steps=num_training_steps)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, share)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def agree(self, asked: bool) -> tuple[list[float], bool]:
-        """The step's terms over all processes, and whether any of them was asked to stop."""
+    def agree(self, asked: bool) -> tuple[list[float], float, bool]:
+        """The step's terms over all processes, its gradient's norm, and whether any of them was asked to stop."""
         means = self._means if isinstance(self._means, Tensor) else torch.zeros(len(TERMS))
         found = torch.cat([means.double(), means.new_tensor([float(asked)]).double()])
         *terms, stop = self.accelerator.reduce(found, reduction="sum").tolist()
         self._means = 0.0
-        return terms, stop > 0
+        # FSDP's norm is spread over the processes.
+        norm = self.grad_norm.full_tensor() if hasattr(self.grad_norm, "full_tensor") else self.grad_norm
+        return terms, float(norm), stop > 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What is trained, alone: the rest is in the student's folder. FSDP's shards are saved with their optimizer."""
@@ -235,10 +246,17 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.store.seal(self.state.global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        path = Path(resume_from_checkpoint)
+        if self.is_fsdp_enabled == (path / TRAINED).exists():
+            kind = "one whole student" if self.is_fsdp_enabled else "a student in parts (FSDP)"
+            raise UsageError(
+                f"{path} was written by {kind}.",
+                next_step="go on with the launcher that the stage was begun with, or name another output folder",
+            )
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_trained(self.model, Path(resume_from_checkpoint) / TRAINED)
+            load_trained(self.model, path / TRAINED)
 
     def _clip_grad_norm(self, model: Any) -> Any:
         self.grad_norm = super()._clip_grad_norm(model)
@@ -271,77 +289,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        return dict(get_model_state_dict(self.model, options=options))
-
-
-class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Looks at each step: is its loss a number, is it time to save, was the end asked for."""
-
-    def __init__(self, trainer: StageTrainer) -> None:
-        self._trainer = trainer
-        self.stopping = False
-        self._started = 0.0
-
-    def begin(self, task: Task, asked: list[int]) -> None:
-        """`asked` fills with the signals that ask for the end."""
-        self._task, self._asked = task, asked
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._started = time.monotonic()
-
-    def on_pre_optimizer_step(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Before any weight moves, the same in all processes."""
-        trainer, step = self._trainer, state.global_step
-        terms, self.stopping = trainer.agree(bool(self._asked))
-        norm = _number(trainer.grad_norm)
-        counts = coefficients(trainer.steps.loss)
-        loss = sum(value * count for value, count in zip(terms, counts, strict=True))
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise _not_finite(trainer, step, "loss" if not math.isfinite(loss) else "gradient")
-        self._line = StepLine(
-            step=step + 1,
-            loss=loss,
-            terms={name: value for name, value, count in zip(TERMS, terms, counts, strict=True) if count > 0},
-            rate=trainer.stage.rate * _share_of_rate(step, trainer.stage, trainer.steps.curriculum.n_steps),
-            grad_norm=norm,
-            seconds=0.0,
-            tokens=trainer.steps.n_tokens(step),
-            examples=trainer.stage.examples_per_step,
-        )
-
-    def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> Any:
-        """One line, and what comes next."""
-        trainer, seconds = self._trainer, time.monotonic() - self._started
-        if trainer.accelerator.is_main_process:
-            trainer.step_log.add(self._line.model_copy(update={"seconds": seconds}))
-        self._task.advance(1)
-        self._task.describe(f"loss {self._line.loss:.3f}")
-        left = trainer.steps.curriculum.n_steps - state.global_step
-        control.should_save = left > 0 and (self.stopping or state.global_step % arguments.save_steps == 0)
-        self.stopping = self.stopping and left > 0
-        control.should_training_stop = control.should_training_stop or self.stopping
-        return control
-
-
-def trained_tensors(model: Any) -> dict[str, Tensor]:
-    """What is trained, by name, on the CPU."""
-    found = ((name, one) for name, one in model.named_parameters() if one.requires_grad)
-    return {name: one.detach().cpu().contiguous() for name, one in found}
-
-
-def load_trained(model: Any, file: Path) -> None:
-    """Put the tensors of a checkpoint or of a finished stage into a model that is made like the one they come from."""
-    from safetensors.torch import load_file
-
-    found, wanted = load_file(file), {name: one for name, one in model.named_parameters() if one.requires_grad}
-    if found.keys() != wanted.keys() or any(found[name].shape != one.shape for name, one in wanted.items()):
-        raise UsageError(
-            f"{file} holds the weights of another model.",
-            next_step="name another output folder, or remove that one",
-        )
-    with torch.no_grad():
-        for name, one in wanted.items():
-            one.copy_(found[name])
+        found = get_model_state_dict(self.model, options=options)  # tied weights by both of their names
+        names = [name for name, one in self.model.named_parameters() if one.requires_grad]
+        return {name: found[name] for name in names if name in found}  # in the first process alone
 
 
 def _steps(name: StageName, config: DistillConfig, lessons: Sequence[Lesson], pad: int, n_steps: int | None) -> Steps:
@@ -418,28 +368,6 @@ def _identity(name: str, config: DistillConfig, n_steps: int, model: Any, lesson
     )
 
 
-def _share_of_rate(step: int, stage: StageConfig, n_steps: int) -> float:
-    rate = learning_rate(step, n_steps, restarts=stage.restarts, highest=stage.rate, lowest=stage.lowest_rate)
-    return rate / stage.rate * min(1.0, (step + 1) / max(1, stage.warmup_steps))
-
-
-def _number(norm: Any) -> float:
-    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP's is spread over the processes
-    return float(whole)
-
-
-def _not_finite(trainer: StageTrainer, step: int, what: str) -> EdgemedError:
-    examples = trainer.steps.examples(step)
-    named = ", ".join(map(str, examples[:_NAMED])) + (", ..." if len(examples) > _NAMED else "")
-    newest = trainer.store.newest()
-    kept = f"the checkpoint of step {newest[0]} is kept" if newest else "there was no checkpoint yet"
-    return EdgemedError(
-        f"The {what} of step {step + 1} is not a finite number; its weights were not touched, and {kept}. "
-        f"The step's examples in the corpus: {named}.",
-        next_step="look at those examples and at the teacher's scores of them, or lower the learning rate",
-    )
-
-
 @contextmanager
 def _activations_made_again(model: Any, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing, for the training alone: whoever asks the student afterwards wants its cache."""
@@ -448,24 +376,3 @@ def _activations_made_again(model: Any, wanted: bool) -> Iterator[None]:
     yield
     if wanted:
         model.activation_checkpointing_disable()
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """The signals that asked for the end, as they come; a second one of Ctrl-C ends at once."""
-    asked: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, _: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    with suppress(ValueError):  # signals belong to the main thread; in any other nobody can ask
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for changed, handler in before.items():
-            signal.signal(changed, handler)
