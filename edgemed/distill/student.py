@@ -92,8 +92,10 @@ def open_checkpoint(folder: Path, dtype: str, quantization: Any = None) -> Any:
     `dtype` is a name of torch's. With `quantization`, a setting of transformers', it is on the GPU instead. Raises
     ModelRefused when transformers does not load it.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    faults = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
     try:
         return AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -102,7 +104,7 @@ def open_checkpoint(folder: Path, dtype: str, quantization: Any = None) -> Any:
             trust_remote_code=False,
             local_files_only=True,
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+    except faults as error:
         raise ModelRefused(
             f"transformers does not load {folder}: {str(error)[:200]}.", next_step="check that the folder is complete"
         ) from error

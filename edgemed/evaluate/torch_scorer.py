@@ -97,16 +97,18 @@ def open_folder(folder: Path, *, context_length: int = 1024, dtype: str = "float
         if find_spec(package) is None:
             raise MissingExtra(package, "workstation")
     set_environment(ENGINE_ENVIRONMENT | OFFLINE_ENVIRONMENT)
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours is shown
     logging.set_verbosity_error()
+    faults = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+    except faults as error:
         raise ModelRefused(
             f"transformers does not load {folder}: {str(error)[:200]}.", next_step="check that the folder is complete"
         ) from error

@@ -101,31 +101,41 @@ def test_the_rate_is_equation_five_behind_a_warm_up(tmp_path: Path) -> None:
     assert rates == pytest.approx([plain[0] / 2, *plain[1:]])
 
 
-@pytest.mark.parametrize("adapted", [False, True])
-def test_a_resumed_stage_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, adapted: bool) -> None:
-    def fresh() -> Any:
-        return with_adapter(tiny_student()) if adapted else tiny_student()
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageReport, dict[str, Any], bytes]:
+    """What a training that nothing interrupts comes to: its report, weights, and file of weights."""
+    student, folder = tiny_student(), tmp_path_factory.mktemp("alone")
+    report = train(folder, settings(), student)
+    return report, weights(student), (folder / "finished" / TRAINED).read_bytes()
 
-    whole, cut, resumed = fresh(), fresh(), fresh()
-    first = train(tmp_path / "whole", settings(), whole)
+
+def test_a_resumed_stage_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, alone: tuple[Any, ...]) -> None:
+    resumed = tiny_student()
     with pytest.raises(Cut):
-        train(tmp_path / "cut", settings(), cut, callbacks=[Signal(3, Cut)])
-    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-2"]
-    second = train(tmp_path / "cut", settings(), resumed)
-    assert same(weights(whole), weights(resumed))
-    assert first.model_dump(exclude={"seconds"}) == second.model_dump(exclude={"seconds"})
-    names = [f"{folder}/finished/{TRAINED}" for folder in ("whole", "cut")]
-    assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+        train(tmp_path, settings(), tiny_student(), callbacks=[Signal(3, Cut)])
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    report = train(tmp_path, settings(), resumed)
+    assert same(alone[1], weights(resumed))
+    assert report.model_dump(exclude={"seconds"}) == alone[0].model_dump(exclude={"seconds"})
+    assert (tmp_path / "finished" / TRAINED).read_bytes() == alone[2]
 
 
-def test_a_torn_checkpoint_does_not_count(tmp_path: Path) -> None:
-    whole, resumed = tiny_student(), tiny_student()
+def test_a_resumed_adapter_is_that_of_an_uninterrupted_stage(tmp_path: Path) -> None:
+    whole, resumed = with_adapter(tiny_student()), with_adapter(tiny_student())
     train(tmp_path / "whole", settings(), whole)
+    with pytest.raises(Cut):
+        train(tmp_path / "cut", settings(), with_adapter(tiny_student()), callbacks=[Signal(3, Cut)])
+    train(tmp_path / "cut", settings(), resumed)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_a_torn_checkpoint_does_not_count(tmp_path: Path, alone: tuple[Any, ...]) -> None:
+    resumed = tiny_student()
     with pytest.raises(Cut):
         train(tmp_path / "cut", settings(), tiny_student(), callbacks=[Signal(5, Cut)])
     (tmp_path / "cut" / "checkpoint-4" / TRAINED).write_bytes(b"torn")
     train(tmp_path / "cut", settings(), resumed)
-    assert same(weights(whole), weights(resumed))
+    assert same(alone[1], weights(resumed))
 
 
 def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
@@ -216,17 +226,15 @@ def test_a_gradient_that_is_no_number_ends_the_stage_as_well(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_who_asks_for_the_end_gets_a_checkpoint_and_a_word(tmp_path: Path, number: int) -> None:
-    handler = signal.getsignal(number)
-    whole, resumed = tiny_student(), tiny_student()
-    train(tmp_path / "whole", settings(), whole)
+def test_who_asks_for_the_end_gets_a_checkpoint_and_a_word(tmp_path: Path, number: int, alone: tuple[Any, ...]) -> None:
+    handler, resumed = signal.getsignal(number), tiny_student()
     with pytest.raises(Stopped, match=r"behind step [34] of 5") as found:
         train(tmp_path / "cut", settings(), tiny_student(), callbacks=[Signal(3, number)])
     assert found.value.exit_code == 130
     assert "same command again" in found.value.next_step
     assert signal.getsignal(number) is handler
     train(tmp_path / "cut", settings(), resumed)
-    assert same(weights(whole), weights(resumed))
+    assert same(alone[1], weights(resumed))
 
 
 def test_the_log_of_a_resumed_stage_names_each_step_once(tmp_path: Path) -> None:
