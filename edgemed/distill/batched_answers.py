@@ -16,6 +16,8 @@ from typing import Any
 
 BATCH = 64
 """Prompts at a time: 64 rows of 250 tokens of a 7B's KV cache are 1 GB."""
+MOST_LOGITS = 1 << 28
+"""That options are judged by at a time: 1 GB in float32. A vocabulary of 152k and long options fill it soon."""
 _SHARED = 0.8
 """Of the usual length that neighbours share: those that share less are not taken together."""
 _LEAVE = 0.75
@@ -60,9 +62,13 @@ def likeliest(model: Any, options: Sequence[Sequence[Sequence[int]]], *, batch: 
     firsts = [_first_difference(question) for question in options]
     contexts = [question[0][:first] for question, first in zip(options, firsts, strict=True)]
     chosen = [0] * len(options)
-    most = max(map(len, options), default=1)
+    if not options:
+        return []
+    longest = max(len(text) - first for question, first in zip(options, firsts, strict=True) for text in question)
+    texts = min(batch, MOST_LOGITS // (longest * int(model.config.vocab_size)))
+    most = max(map(len, options))
     with torch.inference_mode(), _evaluating(model):
-        for rows in batches(contexts, max(1, batch // most)):
+        for rows in batches(contexts, max(1, texts // most)):
             tails = [[list(text[firsts[row] :]) for text in options[row]] for row in rows]
             sums = iter(_sums(model, [contexts[row] for row in rows], tails))
             for row in rows:

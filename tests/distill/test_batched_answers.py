@@ -69,7 +69,9 @@ def test_prompts_that_share_nothing_are_padded_from_their_beginning(tiny: Any) -
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
-def test_the_likeliest_option_is_that_of_its_tokens_alone(tiny: Any, batch: int) -> None:
+def test_the_likeliest_option_is_that_of_its_tokens_alone(
+    tiny: Any, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = np.random.default_rng(2)
     options = [
         [[*prompt, *random.integers(0, 40, random.integers(1, 6)).tolist()] for _ in range(3)] for prompt in prompts(9)
@@ -85,6 +87,9 @@ def test_the_likeliest_option_is_that_of_its_tokens_alone(tiny: Any, batch: int)
         ]
         chosen.append(int(np.argmax(sums)))
     assert likeliest(tiny, options, batch=batch) == chosen
+    monkeypatch.setattr("edgemed.distill.batched_answers.MOST_LOGITS", 900)
+    assert likeliest(tiny, options, batch=batch) == chosen
+    assert likeliest(tiny, [], batch=batch) == []
 
 
 def test_the_demonstration_model_answers_as_one_at_a_time(scorer: TorchScorer) -> None:
