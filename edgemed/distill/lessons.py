@@ -10,11 +10,13 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import os
+import signal
 import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -242,6 +244,8 @@ _maker: LessonMaker | None = None
 
 def _begin(student: Path, teacher: Path | None, loss: LossConfig, max_tokens: int) -> None:
     global _maker  # what a process of a pool is begun with has no other place
+    with suppress(ValueError, OSError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _maker = _Task(Side(student), Side(teacher) if teacher else None, loss, max_tokens).maker()
 

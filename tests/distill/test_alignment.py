@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemed.core.errors import UsageError
@@ -34,6 +34,7 @@ def bytes_of(pieces: list[Piece], chunks: tuple[int, ...], n: int) -> list[bytes
     return [b"".join(p.data for p, chunk in zip(pieces, chunks, strict=True) if chunk == number) for number in range(n)]
 
 
+@settings(deadline=None)
 @given(tokenizations())
 def test_chunks_are_the_same_bytes_on_both_sides_and_the_finest_there_are(
     made: tuple[bytes, list[Piece], list[Piece]],
@@ -51,6 +52,7 @@ def test_chunks_are_the_same_bytes_on_both_sides_and_the_finest_there_are(
     assert sum(found.kinds().values()) == found.n_chunks
 
 
+@settings(deadline=None)
 @given(tokenizations())
 def test_one_tokenizer_gives_one_token_a_chunk(made: tuple[bytes, list[Piece], list[Piece]]) -> None:
     pieces = [piece for piece in made[1] if piece.data]
@@ -59,6 +61,7 @@ def test_one_tokenizer_gives_one_token_a_chunk(made: tuple[bytes, list[Piece], l
     assert set(found.kinds()) <= {"1:1"}
 
 
+@settings(deadline=None)
 @given(tokenizations(), st.integers(0, 20), st.integers(0, 20))
 def test_an_entity_is_whole_chunks_or_cannot_be_compared(
     made: tuple[bytes, list[Piece], list[Piece]], start: int, end: int
