@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -291,3 +292,46 @@ def test_a_key_that_is_not_known_is_named_with_its_line(place: Path, distill: Ca
     changed(place, "top_k = 4", "topk = 4")
     refused(distill("config.toml"), 2, "teach.topk (line 14) is not known; use one of the keys answers")
     refused(distill("nothing.toml"), 2, "shipped configuration of that name: demo, medquad, r1-70b-to-7b")
+
+
+@pytest.mark.slow
+def test_weights_are_searched_and_arms_compared_on_one_corpus(place: Path, distill: Callable[..., Ended]) -> None:
+    pytest.importorskip("optuna")
+    (place / "validation.jsonl").write_text((place / "asked.jsonl").read_text().replace("age of", "age"))
+    changed(place, "[teach]", 'validation = "validation.jsonl"\n\n[teach]')
+    grid = (
+        "kd_weights = [0.5, 1.0]\nmed_kl_weights = [0.0]\nmse_weights = [0.0]\nshare = 0.5\nfinalists = 1\nseeds = 2\n"
+    )
+    changed(place, "[training]", f'[tune]\n{grid}\n[ablate]\nseeds = 2\narms = ["sft", "kd"]\n\n[training]')
+    tuned = distill("config.toml", "--stage", "tune")
+    assert tuned.code == 0, tuned.err
+    assert "chosen: kd_weight" in tuned.out
+    shards = {path: path.stat().st_mtime_ns for path in (place / "runs" / "config" / "corpus").iterdir()}
+    compared = distill("config.toml", "--stage", "ablate")
+    assert compared.code == 0, compared.err
+    assert "kd" in compared.out
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
+    assert not (place / "runs" / "config" / "student").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+def test_a_terminated_run_ends_with_130_and_goes_on_to_the_same_student(
+    place: Path, distill: Callable[..., Ended]
+) -> None:
+    changed(place, "[kd]\nsteps = 3", "[kd]\nsteps = 40")
+    command = [sys.executable, "-m", "edgemed.cli.app", "distill", "config.toml", "--output"]
+    process = subprocess.Popen([*command, "cut"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Distilling"):
+            break
+    process.terminate()
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, out) == (130, ""), err
+    assert "Next: " in err
+    assert not (place / "cut" / "student").exists()
+    assert distill("config.toml", "--output", "cut").code == 0
+    assert distill("config.toml", "--output", "whole").code == 0
+    students = [(place / name / "student" / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert students[0] == students[1]
