@@ -55,27 +55,12 @@ def prepare(config: DistillConfig, examples: Sequence[Example], corpus: Corpus |
         book = lessons_of(side, teacher, corpus, config.loss, config.data.max_tokens, progress)
     if config.adapter:
         from edgemed.distill.lora import wrap
+        from edgemed.distill.trainer import first_gradients
 
-        first = partial(first_step, model, config, book, side.end)
+        stage: Literal["sft", "kd"] = "sft" if config.sft.steps else "kd"
+        first = partial(first_gradients, stage, config, model, book.lessons, pad=side.end)
         model = wrap(model, config.adapter, first, config.seed)
     return Learned(model, folder, side, book)
-
-
-def first_step(model: Any, config: DistillConfig, book: LessonBook, pad: int) -> None:
-    """Forward and backward passes of the first step of fine-tuning, by whose gradients ranks are given."""
-    from edgemed.distill.batches import Curriculum, Steps
-    from edgemed.distill.objective import Objective
-
-    stage = config.sft if config.sft.steps else config.kd
-    plain = config.loss.model_copy(update={"ce": 1.0, "kd": "none", "mse": 0.0, "med_kl": 0.0, "retention": 0.0})
-    curriculum = Curriculum(book.lessons, config.curriculum, stage.steps, stage.examples_per_step, 2 * config.seed)
-    steps = Steps(curriculum, plain, config.training.micro_batches, pad)
-    device = device_of(config.training)
-    objective = Objective(model.to(device), plain)
-    for number in range(steps.n_micro):
-        found: Any = steps[number]
-        batch: Any = {name: tensor.to(device) for name, tensor in found.items()}
-        (objective(batch)[0] / batch["whole"][0]).backward()
 
 
 def train(

@@ -52,6 +52,13 @@ def draw(
     return drawn
 
 
+def ranks_of(model: Any) -> dict[str, int]:
+    """The rank of each module's adapter in a PeftModel, by the module's name from its layer on."""
+    factors = ".lora_A.default.weight"
+    found = ((name, one) for name, one in model.named_parameters() if name.endswith(factors))
+    return {name.removesuffix(factors).rpartition("layers.")[2]: int(one.shape[0]) for name, one in found}
+
+
 def _losses(lines: Mapping[str, Sequence[StepLine]]) -> Any:
     """One panel for each term: their sizes have nothing to do with each other."""
     terms = [term for term in TERM_NAMES if any(term in stage[0].terms for stage in lines.values())]

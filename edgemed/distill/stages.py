@@ -33,6 +33,7 @@ from edgemed.distill.corpus import Corpus
 from edgemed.distill.examination import Scores, examine
 from edgemed.distill.examples import examples_digest
 from edgemed.distill.learn import ArmRunner, Learned, examination_of, needs_teacher, prepare, train
+from edgemed.distill.pictures import draw, ranks_of
 from edgemed.distill.preflight import Ready, preflight, student_tokenizer, teacher_tokenizer
 from edgemed.distill.rendering import Side
 from edgemed.distill.run_record import (
@@ -166,6 +167,19 @@ class _Session:
         report = stage()
         seconds = round(time.monotonic() - begun, 3)
         self._keep(StageRecord(name=name, finished=True, seconds=seconds, report=report.model_dump(mode="json")))
+        if name in ("sft", "kd", "examine") and process_place()[0] == 0:
+            self._draw()
+
+    def _draw(self) -> None:
+        """What training came to so far, as pictures in the run's folder."""
+        output, adapter = self.record.output, self.config.adapter
+        draw(
+            output,
+            {name: output / name for name in ("sft", "kd")},
+            ranks=ranks_of(self._learned.model) if adapter and self._learned else None,
+            doses={name: found.dose_match for name, found in self._answers().items() if found.doses},
+            progress=self.progress,
+        )
 
     def _keep(self, stage: StageRecord) -> None:
         self.record = self.record.with_stage(stage)
@@ -194,7 +208,7 @@ class _Session:
         learned = self._at(name)
         self._provenance({"examples": examples_digest(self.ready.examples), "student_side": learned.side.digest})
         report = train(name, self.config, learned, self.record.output / name, progress=self.progress)
-        if name == "sft" and self.config.kd.steps:
+        if name == "sft" and self.config.kd.steps and process_place()[1] == 1:  # a spread student answers nothing
             self._ask(SFT, learned.model, learned.side)
         return report
 

@@ -117,11 +117,15 @@ def first_gradients(name: StageName, config: DistillConfig, model: Any, lessons:
         0.0  # a projection is not learned, nothing forgotten
     )
     loss = steps.loss.model_copy(update={"mse": 0.0, "retention": 0.0})
-    objective, device = Objective(model, loss), next(model.parameters()).device
-    for m in range(steps.n_micro):
-        batch: Any = {key: value.to(device) for key, value in dict[str, Any](steps[m]).items()}
-        means = objective(batch) / batch["whole"].clamp(min=torch.finfo(torch.float32).tiny)
-        (means * counts.to(device)).sum().backward()
+    device = device_of(config.training)
+    if next(model.parameters()).device.type != device:  # 4 bits are there already, and do not move
+        model.to(device)
+    objective = Objective(model, loss)
+    with _activations_made_again(model, config.training.gradient_checkpointing):
+        for m in range(steps.n_micro):
+            batch: Any = {key: value.to(device) for key, value in dict[str, Any](steps[m]).items()}
+            means = objective(batch) / batch["whole"].clamp(min=torch.finfo(torch.float32).tiny)
+            (means * counts.to(device)).sum().backward()
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types

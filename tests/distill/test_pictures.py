@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edgemed.core.progress import SilentProgress
-from edgemed.distill.pictures import draw
+from edgemed.distill.pictures import draw, ranks_of
 from edgemed.distill.step_log import StepLine, StepLog
 
 
@@ -43,6 +43,15 @@ def test_each_term_that_was_trained_has_its_panel(tmp_path: Path) -> None:
     assert "cross-entropy" in text
     assert "entities (MedKL)" in text
     assert "retention" not in text
+
+
+def test_ranks_are_read_off_an_adapter() -> None:
+    pytest.importorskip("peft", reason="adapters need peft")
+    from distill_lessons import tiny_student, with_adapter
+
+    found = ranks_of(with_adapter(tiny_student()))
+    assert found["0.self_attn.q_proj"] == 2
+    assert len(found) == 6
 
 
 def test_without_matplotlib_there_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from edgemed.distill.config import DistillConfig  # noqa: E402
 from edgemed.distill.lesson import Lesson  # noqa: E402
 from edgemed.distill.schedule import learning_rate  # noqa: E402
 from edgemed.distill.step_log import StepLog  # noqa: E402
-from edgemed.distill.trainer import StageReport, train_stage  # noqa: E402
+from edgemed.distill.trainer import StageReport, first_gradients, train_stage  # noqa: E402
 
 
 def settings(**changes: Any) -> DistillConfig:
@@ -244,6 +244,15 @@ def test_the_log_of_a_resumed_stage_names_each_step_once(tmp_path: Path) -> None
         file.write('{"step": 4, "lo')
     train(tmp_path, settings(), tiny_student())
     assert [line.step for line in StepLog(tmp_path).lines()] == [1, 2, 3, 4, 5]
+
+
+def test_first_gradients_are_those_of_the_first_step(tmp_path: Path) -> None:
+    """Of all terms but those that begin at nothing."""
+    config, student, trained = settings(loss={"mse": 0, "retention": 0}), tiny_student(), tiny_student()
+    first_gradients("kd", config, student, TAUGHT, pad=0)
+    norm = torch.stack([one.grad.norm() for one in student.parameters()]).norm().item()
+    train(tmp_path, config, trained, n_steps=5)
+    assert StepLog(tmp_path).lines()[0].grad_norm == pytest.approx(norm, rel=1e-5)
 
 
 def test_norms_and_biases_and_the_projection_do_not_decay(tmp_path: Path) -> None:
