@@ -101,6 +101,8 @@ def _in_processes(trials: Sequence[Trial], folder: Path, run: Run, workers: int)
                     busy[ready] = worker
                 yield _cleared(done, folder)
     finally:
+        for worker in staff:
+            worker.connection.close()  # who writes a checkpoint and comes back finds no more to do
         _end([worker.process for worker in staff])
 
 
@@ -142,7 +144,11 @@ def _child(connection: Connection, run: Run) -> None:
         except EOFError:
             return
         set_environment(ENGINE_ENVIRONMENT | {"OMP_NUM_THREADS": str(config.training.threads)})
-        connection.send(_outcome(run, config, folder))
+        outcome = _outcome(run, config, folder)
+        try:
+            connection.send(outcome)
+        except OSError:  # nobody listens any more
+            return
 
 
 def _outcome(run: Run, config: DistillConfig, folder: Path) -> tuple[Any, str, str]:

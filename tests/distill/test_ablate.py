@@ -30,7 +30,7 @@ from edgemed.distill.config import (
     TrainingConfig,
 )
 from edgemed.distill.examination import ExaminationName, Scores
-from edgemed.distill.trials import Trial, config_digest, run_trials
+from edgemed.distill.trials import _SECONDS_TO_STOP, Trial, config_digest, run_trials
 from edgemed.evaluate.retention import Judged
 
 STUDENT = StudentConfig(new=NewStudent(hidden_size=8, ffn_size=8, n_layers=1, n_heads=1, n_kv_heads=1))
@@ -89,8 +89,13 @@ def dying(config: DistillConfig, folder: Path) -> Scores:
 
 
 def endless_from_seed_two(config: DistillConfig, folder: Path) -> Scores:
+    """As in training: told to end, it keeps what it has and raises."""
     if config.seed > 1:
-        threading.Event().wait()
+        told = threading.Event()
+        signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+        write_text(folder.parent / "waiting", "")
+        told.wait()
+        raise EdgemedError("stopped")
     return known_effect(config, folder)
 
 
@@ -202,8 +207,14 @@ def test_an_interruption_ends_every_process_and_keeps_what_is_done(tmp_path: Pat
     trials = [Trial(f"kd-{seed}", arm(CONFIG, "kd", seed)) for seed in (1, 2)]
     running = run_trials(trials, tmp_path, endless_from_seed_two, workers=2)
     assert next(running).trial.name == "kd-1"
+    other = multiprocessing.active_children()[0]
+    until = time.monotonic() + 60
+    while not (tmp_path / "waiting").exists() and time.monotonic() < until:
+        other.join(0.05)
+    began = time.monotonic()
     running.close()
     assert multiprocessing.active_children() == []
+    assert time.monotonic() - began < _SECONDS_TO_STOP  # nobody had to be killed
 
 
 def trials_of_a_parent(folder: Path) -> None:
