@@ -11,7 +11,7 @@ from edgemed.cli.console import Console
 from edgemed.cli.distill_report import show
 from edgemed.cli.options import Json, Verbose
 from edgemed.core.errors import EXIT_INTERRUPTED
-from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, set_environment
+from edgemed.core.settings import ENGINE_ENVIRONMENT, OFFLINE_ENVIRONMENT, process_place, set_environment
 
 _TERMINATED = 143
 
@@ -54,6 +54,8 @@ def distill(
         console.note("What was finished is kept, and training up to its last checkpoint.")
         console.note(f"Next: {again(config, stage, output)}")
         raise SystemExit(EXIT_INTERRUPTED) from end
+    if process_place()[0]:
+        return  # the first of several processes says it
     console.record(record)
     show(record, stage, console)
 

@@ -72,11 +72,18 @@ def run(
 
     Raises what the stages raise, and UsageError for a folder of something else or of other settings.
     """
-    watched = progress or SilentProgress()
+    rank, processes = process_place()
+    watched = progress if progress and not rank else SilentProgress()
     stages = _wanted(config, asked)
     record = earlier_record(config) if resume else None
     done = {stage.name for stage in record.stages if stage.finished} if record else set()
     open_ones = [name for name in stages if name not in done]
+    if processes > 1 and set(open_ones) - {asked}:
+        first = next(name for name in open_ones if name != asked)
+        raise UsageError(
+            f"--stage {asked} comes behind --stage {first}, and each is a launch of its own.",
+            next_step=f"--stage {first} first{'' if first in ('sft', 'kd') else ', in one process'}",
+        )
     ready = preflight(
         config,
         teacher_needed=needs_teacher(config) or asked == "align",
@@ -84,7 +91,7 @@ def run(
         teaches="teach" in open_ones,
     )
     record = record or new_record(config)
-    if process_place()[0]:
+    if rank:
         return _through(stages, _Session(config, ready, record, watched))
     if not resume and record.output.exists():
         with alone_in(record.output):
@@ -208,9 +215,14 @@ class _Session:
         learned = self._at(name)
         self._provenance({"examples": examples_digest(self.ready.examples), "student_side": learned.side.digest})
         report = train(name, self.config, learned, self.record.output / name, progress=self.progress)
-        if name == "sft" and self.config.kd.steps and process_place()[1] == 1:  # a spread student answers nothing
-            self._ask(SFT, learned.model, learned.side)
+        if name == "sft":
+            self._ask_sft(learned)
         return report
+
+    def _ask_sft(self, learned: Learned) -> None:
+        """The student between the two stages; one that is spread over processes is asked when it comes by again."""
+        if self.config.kd.steps and process_place()[1] == 1:
+            self._ask(SFT, learned.model, learned.side)
 
     def _at(self, name: Literal["sft", "kd"]) -> Learned:
         """The student as it comes into a stage: an earlier stage that is done gives it its weights."""
@@ -219,6 +231,7 @@ class _Session:
             self._learned = prepare(self._begun(), self.ready.examples, corpus, self.progress)
         if name == "kd" and self.config.sft.steps and "sft" not in self._learned.reports:
             train("sft", self.config, self._learned, self.record.output / "sft", progress=self.progress)
+            self._ask_sft(self._learned)
         return self._learned
 
     def _begun(self) -> DistillConfig:

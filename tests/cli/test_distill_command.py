@@ -264,6 +264,16 @@ def test_somebody_elses_folder_and_other_settings_are_left_alone(place: Path, di
     assert (place / "runs" / "config.before-1" / "corpus" / "manifest.json").exists()
 
 
+def test_several_processes_take_one_stage_of_training_at_a_time(
+    place: Path, distill: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    refused(distill("config.toml"), 2, "runs in one process", "accelerate")
+    refused(distill("config.toml", "--stage", "kd"), 2, "comes behind --stage teach", "in one process")
+    assert not (place / "runs").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
 def test_two_do_not_work_on_one_run(place: Path, distill: Callable[..., Ended]) -> None:
     from edgemed.distill.run_record import alone_in
