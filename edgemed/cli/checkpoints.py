@@ -22,10 +22,13 @@ def source_checkpoint(model: str | None, *, command: str) -> Path:
 
 
 def name_of(source: Path) -> str:
-    """What files made of a checkpoint are called: its folder's name."""
+    """What files made of a checkpoint are called: its folder's name, behind that of the run it is the student of."""
     from edgemed.demo import DEMO_NAME, demo_checkpoint_path
 
-    return DEMO_NAME if source == demo_checkpoint_path() else source.resolve().name
+    if source == demo_checkpoint_path():
+        return DEMO_NAME
+    folder = source.resolve()
+    return f"{folder.parent.name}-{folder.name}" if (folder.parent / "run.json").is_file() else folder.name
 
 
 def _finished_runs() -> list[Path]:

@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 from checkpoints import write_checkpoint
 
 from edgemed.cli import app
-from edgemed.cli.checkpoints import source_checkpoint
+from edgemed.cli.checkpoints import name_of, source_checkpoint
 from edgemed.distill import preflight
 
 pytestmark = pytest.mark.needs_torch
@@ -143,6 +143,7 @@ def test_a_run_goes_through_and_a_second_does_nothing_again(place: Path, distill
     assert "student behind sft" in again.out
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert source_checkpoint(None, command="export") == Path("runs/config/student")
+    assert name_of(Path("runs/config/student")) == "config-student"
 
 
 def test_stages_come_one_by_one_and_export_waits_for_the_last(place: Path, distill: Callable[..., Ended]) -> None:
