@@ -121,9 +121,12 @@ def make(data: Path, output: Path, minutes: float, device: str) -> None:
     _write(output / "validation.jsonl", list(choices(found, part=0, n=300)))
     _write(output / "examination.jsonl", list(choices(found, part=1, n=600)))
     texts = [conversation(one) for one in found]
-    for name, split in (("student-tokenizer", QWEN2_SPLIT), ("teacher", PACKED_DIGITS)):
+    # Each learned from diseases of its own: two makers' tokenizers never come from one text.
+    kinds = (("student-tokenizer", QWEN2_SPLIT, 0), ("teacher", PACKED_DIGITS, 1))
+    for name, split, part in kinds:
         (output / name).mkdir(parents=True, exist_ok=True)
-        tokenizer = byte_level_bpe(texts, SETTINGS.vocab_size, split)
+        own = [conversation(one) for one in found if _hash(one["focus"]) % 2 == part]
+        tokenizer = byte_level_bpe(own, SETTINGS.vocab_size, split)
         save_tokenizer(tokenizer, SETTINGS.context_length, output / name)
     model = train(texts, tokenizer, minutes, device)
     model.to("cpu", torch.bfloat16).save_pretrained(output / "teacher")

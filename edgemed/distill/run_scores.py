@@ -54,7 +54,7 @@ class RunScores(Record):
     models: dict[str, ModelScores] = Field(default_factory=dict)
     """By "teacher", "sft" (the student behind fine-tuning), "student" (at the end)."""
     retention: dict[str, Retention | NoRetention] = Field(default_factory=dict)
-    """Of what the teacher knows, what "sft" and "student" know: on doses."""
+    """Of what the teacher knows, what "sft" and "student" know: on doses, or on choices where no dose was asked."""
     retention_gain: RetentionDifference | None = None
     """The student's less that of "sft"."""
     not_measured: tuple[str, ...] = ()
@@ -67,12 +67,17 @@ def scores_of(found: Mapping[str, Scores], not_measured: Sequence[str] = ()) -> 
     kept: dict[str, Retention | NoRetention] = {}
     gain = None
     teacher = found.get(TEACHER)
-    if teacher is not None and teacher.doses:
-        students = {name: found[name] for name in (SFT, STUDENT) if name in found}
-        kept = {name: retention(teacher.doses, one.doses) for name, one in students.items()}
-        if len(students) == 2 and any(one.right for one in teacher.doses):
-            gain = retention_difference(teacher.doses, found[STUDENT].doses, found[SFT].doses)
+    if teacher is not None and (known := _asked(teacher)):
+        students = {name: _asked(found[name]) for name in (SFT, STUDENT) if name in found}
+        chance = 0.0 if teacher.doses else teacher.chance
+        kept = {name: retention(known, answers, chance=chance) for name, answers in students.items()}
+        if len(students) == 2 and all(isinstance(one, Retention) for one in kept.values()):
+            gain = retention_difference(known, students[STUDENT], students[SFT])
     return RunScores(models=models, retention=kept, retention_gain=gain, not_measured=tuple(not_measured))
+
+
+def _asked(scores: Scores) -> Sequence[Judged]:
+    return scores.doses or scores.choices
 
 
 def _model(scores: Scores) -> ModelScores:
