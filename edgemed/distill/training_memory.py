@@ -6,8 +6,8 @@
     head         one chunk of logits and what the loss makes of it (vocabulary.py)
     reference    the frozen copy that retention compares a fully trained student with; an adapter is switched off
 
-Counted for decoders as Qwen 2 and Llama are, with torch's fused attention and fused AdamW. Held against what torch
-allocates on a CPU by a test; on a GPU the allocator's gaps come on top, for which `RUNTIME` has some room.
+Counted for decoders as Qwen 2 and Llama are, with torch's fused attention and fused AdamW. Held by tests against what
+torch allocates on a CPU, and against the resident memory of a process; no GPU has been asked yet.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from edgemed.models.spec import ModelSpec, TensorSpec
 Device = Literal["cpu", "cuda"]
 
 RUNTIME: dict[Device, int] = {"cpu": 512 * MIB, "cuda": 1536 * MIB}
-"""Python with torch, transformers and peft; on a GPU its context, and the allocator's gaps."""
+"""Python with torch, transformers and peft; on a GPU its context as well."""
+_GAPS = 10
+"""Of what comes and goes, a tenth on top: gaps between tensors, and the matrix routines' own buffers."""
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight: four bits, a byte for 64 of them, and a float32 for 256 of those."""
 _CHUNK, _LOGITS = 512, 1 << 26
@@ -182,12 +184,13 @@ def training_memory(
     head = _head(config, spec, tokens, width)
     full = config.adapter is None
     reference = 4 * spec.n_parameters if full and config.loss.retention > 0 and config.kd.steps else 0
-    kept = weights + moments + reference + teacher + RUNTIME[machine.device]
+    kept = weights + moments + reference + teacher
     moving = activations + max(head, work)
     if full and config.training.micro_batches <= machine.processes:
         moving = max(moving, gradients + work)  # gradients come while activations go; the head's is the first
     else:
         moving += gradients
+    runtime = RUNTIME[machine.device] + moving // _GAPS
     return TrainingMemory(
         weights=weights,
         gradients=gradients,
@@ -196,8 +199,8 @@ def training_memory(
         head=head,
         reference=reference,
         teacher=teacher,
-        runtime=RUNTIME[machine.device],
-        peak=kept + moving,
+        runtime=runtime,
+        peak=kept + moving + runtime,
     )
 
 
@@ -274,11 +277,13 @@ def _head(config: DistillConfig, spec: ModelSpec, tokens: int, width: int) -> in
     vocabulary, hidden = spec.vocab_size, spec.hidden_size
     at_once = min(tokens, max(_CHUNK, _LOGITS // vocabulary))
     copies = _COPIES_OF_KL if config.loss.retention > 0 and config.kd.steps else _COPIES
-    logits = at_once * vocabulary * (4 * copies + (2 * width if width < 4 else 0))
+    logits = at_once * vocabulary * 4
+    alive = copies * logits + at_once * vocabulary * (2 * width if width < 4 else 0)
     matrix = vocabulary * hidden * (width if width < 4 else 0)
-    if config.adapter is None:  # the gradient of one chunk beside that of all
-        matrix += 4 * vocabulary * hidden * (2 if tokens > at_once else 1)
-    return logits + matrix
+    if config.adapter is None:  # a further chunk's gradient of the head, beside that of those before
+        gradient = 4 * vocabulary * hidden
+        alive = max(alive, logits + gradient) + (gradient if tokens > at_once else 0)
+    return alive + matrix
 
 
 def _spec_of_new(new: NewStudent, vocab_size: int) -> ModelSpec:
