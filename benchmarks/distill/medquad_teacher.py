@@ -33,7 +33,8 @@ from typing import Any
 from edgemed.core.files import write_text
 from edgemed.demo.tokenizer import CHAT_TEMPLATE, QWEN2_SPLIT, byte_level_bpe
 from edgemed.demo.train import TrainingSettings, build_model, optimizers_of, save_tokenizer, set_rates
-from edgemed.distill.examples import plain
+from edgemed.distill.examples import Example, find_leaks, plain
+from edgemed.distill.taught import shipped_questions
 from edgemed.medical.prompts import messages_for
 from edgemed.models.chat_template import render_chat
 
@@ -116,10 +117,15 @@ def make(data: Path, output: Path, minutes: float, device: str) -> None:
     import torch
 
     found = records(data)
-    _write(output / "taught.jsonl", [_example(one) for n, one in enumerate(found) if n % 10])
-    _write(output / "replay.jsonl", [_example(one) for one in found[::10]])
-    _write(output / "validation.jsonl", list(choices(found, part=0, n=300)))
-    _write(output / "examination.jsonl", list(choices(found, part=1, n=600)))
+    asked = {"validation": list(choices(found, part=0, n=300)), "examination": list(choices(found, part=1, n=600))}
+    for name, lines in asked.items():
+        _write(output / f"{name}.jsonl", lines)
+    examples = [Example.model_validate(_example(one)) for one in found]
+    questions = [*shipped_questions(), *(line["question"] for lines in asked.values() for line in lines)]
+    leaked = {leak.example.id for leak in find_leaks(examples, questions)}  # long names of diseases, mostly
+    taught = [_example(one) for one in found if one["id"] not in leaked]
+    _write(output / "taught.jsonl", [one for n, one in enumerate(taught) if n % 10])
+    _write(output / "replay.jsonl", taught[::10])
     texts = [conversation(one) for one in found]
     # Each learned from diseases of its own: two makers' tokenizers never come from one text.
     kinds = (("student-tokenizer", QWEN2_SPLIT, 0), ("teacher", PACKED_DIGITS, 1))
