@@ -194,7 +194,7 @@ def _compare_svd(d: int, k: int, rank: int) -> None:
         found = stable_svd(factors)
         ours.append(time.process_time() - began)
     assert found is not None
-    print(f"a dense SVD of {d} x {k}; at 3584 x 18944 it takes minutes", file=sys.stderr, flush=True)
+    print(f"now a dense SVD of {d} x {k}, which may take minutes", file=sys.stderr, flush=True)
     began = time.process_time()
     product = factors.product
     u, s, v_t = torch.linalg.svd(product, full_matrices=False)

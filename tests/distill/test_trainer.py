@@ -129,6 +129,27 @@ def test_a_resumed_adapter_is_that_of_an_uninterrupted_stage(tmp_path: Path) -> 
     assert same(weights(whole), weights(resumed))
 
 
+def test_factors_kept_sound_on_the_way_resume_exactly_too(tmp_path: Path) -> None:
+    from edgemed.distill.lora import Pass, StableSvdCallback
+
+    whole, resumed, plain = (with_adapter(tiny_student()) for _ in range(3))
+    passes: list[Pass] = []
+    train(tmp_path / "whole", settings(), whole, callbacks=[StableSvdCallback(2, passes.append)])
+    assert len(passes) > 1
+    assert all(one.modules for one in passes)
+    with pytest.raises(Cut):
+        train(
+            tmp_path / "cut",
+            settings(),
+            with_adapter(tiny_student()),
+            callbacks=[StableSvdCallback(2), Signal(3, Cut)],
+        )
+    train(tmp_path / "cut", settings(), resumed, callbacks=[StableSvdCallback(2)])
+    assert same(weights(whole), weights(resumed))
+    train(tmp_path / "plain", settings(), plain)
+    assert not same(weights(whole), weights(plain))
+
+
 def test_a_torn_checkpoint_does_not_count(tmp_path: Path, alone: tuple[Any, ...]) -> None:
     resumed = tiny_student()
     with pytest.raises(Cut):
