@@ -65,7 +65,7 @@ def _kept(found: RunScores) -> Iterator[tuple[str, str]]:
     if gain := found.retention_gain:
         paired = gain.difference
         said = f"{paired.mean:+.3f} ({paired.interval.low:+.3f} to {paired.interval.high:+.3f}), p {paired.p.value:.3g}"
-        yield "gain in retention", said
+        yield "gain since sft", f"{said}; it learned for longer, too: what distillation adds, --stage ablate tells"
 
 
 def _student(record: RunRecord) -> Iterator[tuple[str, str]]:
