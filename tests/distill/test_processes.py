@@ -71,6 +71,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert second.loss == pytest.approx(first.loss, abs=1e-5)
         assert second.terms == pytest.approx(first.terms, abs=1e-5)
         assert second.tokens == first.tokens
+        assert second.grad_norm == pytest.approx(first.grad_norm, rel=1e-4)
     weights = [load_file(folder / "finished" / TRAINED) for folder in (one, other)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.allclose(value, weights[1][name], atol=1e-5) for name, value in weights[0].items())
