@@ -171,14 +171,17 @@ def load_trained(model: Any, file: Path) -> None:
             one.copy_(found[name])
 
 
-def digest_of_lessons(lessons: Iterable[Lesson]) -> str:
-    """SHA-256 of everything that the loss and the curriculum read."""
+_OF_ANSWERS = ("ids", "token_weights")
+_OF_TEACHER = ("chunks", "teacher", "chunk_weights", "entities", "entity_weights", "places", "place_weights",
+               "rival_ids", "rival_log_probs", "hidden")  # fmt: skip
+
+
+def digest_of_lessons(lessons: Iterable[Lesson], *, distills: bool = True) -> str:
+    """SHA-256 of everything that the loss and the curriculum read; without distillation no loss reads the teacher's."""
     found = hashlib.sha256()
     for lesson in lessons:
         found.update(f"{lesson.example} {lesson.kind} {lesson.specialty} {sorted(lesson.measures.items())}".encode())
-        for name in ("ids", "token_weights", "chunks", "teacher", "chunk_weights", "entities", "entity_weights"):
-            found.update(np.ascontiguousarray(getattr(lesson, name)).tobytes() + b"|")
-        for name in ("places", "place_weights", "rival_ids", "rival_log_probs", "hidden"):
+        for name in _OF_ANSWERS + (_OF_TEACHER if distills else ()):
             found.update(np.ascontiguousarray(getattr(lesson, name)).tobytes() + b"|")
     return found.hexdigest()
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgemed.core.errors import UsageError
 from edgemed.core.progress import Progress, SilentProgress
 from edgemed.distill.backends import tokenizer_folder
-from edgemed.distill.config import DEMO, DistillConfig
+from edgemed.distill.config import DEMO, DistillConfig, LossConfig, StageConfig
 from edgemed.distill.corpus import Corpus
 from edgemed.distill.demo_data import taught_table
 from edgemed.distill.examination import Examination, Scores, demo_examination, examine, read_examination
 from edgemed.distill.examples import Example
 from edgemed.distill.lessons import LessonBook, lessons_of, lessons_without_teacher
 from edgemed.distill.rendering import Side
+from edgemed.distill.run_record import alone_in
 from edgemed.distill.student import device_of, open_student
+from edgemed.distill.trials import config_digest
 
 if TYPE_CHECKING:
     from edgemed.distill.trainer import StageReport
@@ -53,14 +55,19 @@ def prepare(config: DistillConfig, examples: Sequence[Example], corpus: Corpus |
     else:
         teacher = Side(tokenizer_folder(config.teacher))
         book = lessons_of(side, teacher, corpus, config.loss, config.data.max_tokens, progress)
+    return _wrapped(config, Learned(model, folder, side, book))
+
+
+def _wrapped(config: DistillConfig, learned: Learned) -> Learned:
+    """The same student in its adapter, where it is to have one."""
     if config.adapter:
         from edgemed.distill.lora import wrap
         from edgemed.distill.trainer import first_gradients
 
         stage: Literal["sft", "kd"] = "sft" if config.sft.steps else "kd"
-        first = partial(first_gradients, stage, config, model, book.lessons, pad=side.end)
-        model = wrap(model, config.adapter, first, config.seed)
-    return Learned(model, folder, side, book)
+        first = partial(first_gradients, stage, config, learned.model, learned.book.lessons, pad=learned.side.end)
+        learned.model = wrap(learned.model, config.adapter, first, config.seed)
+    return learned
 
 
 def train(
@@ -110,8 +117,10 @@ class ArmRunner:
     """Runs one arm of `tune` or `ablate`: a function that can be sent to another process."""
 
     corpus: Path
-    """The teacher's, which all arms share; everything else each arm makes for itself."""
+    """The teacher's, which all arms share."""
     which: Literal["validation", "final"]
+    shared: Path
+    """A folder for what is equal in several arms and so is done once: the fine-tuning of one seed and one order."""
 
     def __call__(self, config: DistillConfig, folder: Path, progress: Progress | None = None) -> Scores:
         """The scores of a student trained as `config` says, in `folder`; goes on where an earlier call was cut."""
@@ -127,8 +136,30 @@ class ArmRunner:
             import torch
 
             torch.set_num_threads(config.training.threads)
-        corpus = Corpus.open(self.corpus)
-        learned = prepare(config, corpus.examples, corpus, watched)
-        for name in TRAINED:
-            train(name, config, learned, folder / name, progress=watched)
+        model, tokenizer = open_student(config, config.seed)
+        book = _book_of(
+            self.corpus, tokenizer, tokenizer_folder(config.teacher), _of_lessons(config.loss), config.data.max_tokens
+        )
+        learned = _wrapped(config, Learned(model, tokenizer, Side(tokenizer), book))
+        fine_tuning = self.shared / f"sft-{_fine_tuning_digest(config)[:16]}"
+        with alone_in(fine_tuning, waits=True):
+            train("sft", config, learned, fine_tuning / "sft", progress=watched)
+        train("kd", config, learned, folder / "kd", progress=watched)
         return examine(learned.model, learned.side, asked, device_of(config.training))
+
+
+def _fine_tuning_digest(config: DistillConfig) -> str:
+    """Of all that decides what fine-tuning comes to: of the loss it knows the weight of reasoning alone."""
+    loss = LossConfig(think_weight=config.loss.think_weight)
+    return config_digest(config.model_copy(update={"loss": loss, "kd": StageConfig(steps=0)}))
+
+
+def _of_lessons(loss: LossConfig) -> LossConfig:
+    """What of a loss its lessons depend on; all else by default."""
+    return LossConfig(kd=loss.kd, digits=loss.digits, entity_weight=loss.entity_weight, think_weight=loss.think_weight)
+
+
+@lru_cache(maxsize=4)
+def _book_of(corpus: Path, student: Path, teacher: Path, loss: LossConfig, max_tokens: int) -> LessonBook:
+    """The lessons of a corpus for a loss, made once a process: arms come to it by turns."""
+    return lessons_of(Side(student), Side(teacher), Corpus.open(corpus), loss, max_tokens)

@@ -161,10 +161,11 @@ def changed_keys(record: RunRecord, config: DistillConfig) -> list[str]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """While the block runs, no other process of this program works on the run. Raises UsageError when one does.
+def alone_in(folder: Path, *, waits: bool = False) -> Iterator[None]:
+    """While the block runs, no other process of this program works on the run.
 
-    The system gives the lock back with its process, however that ends; Windows knows none.
+    Raises UsageError when one does, unless it `waits` for that one. The system gives the lock back with its process,
+    however that ends; Windows knows none.
     """
     if sys.platform == "win32":
         yield
@@ -180,7 +181,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         ) from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise UsageError(
                 f"Another process works on the run in {folder}.",

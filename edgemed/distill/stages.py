@@ -8,12 +8,14 @@
     6  examine     teacher, student behind sft, student behind kd: the same questions
     7  export      the student as a checkpoint, and its adapter
 
-A stage that is asked for brings those before it that are missing. `tune` and `ablate` share the teacher's corpus and
-begin every arm from the start. The record is written whole behind every stage.
+A stage that is asked for brings those before it that are missing. `tune` and `ablate` share the teacher's corpus, and
+arms of one seed and order their fine-tuning; all else each does from the start. The record is written whole behind
+every stage.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -314,13 +316,18 @@ class _Session:
     def _tune(self) -> Record:
         from edgemed.distill.tune import tune
 
-        runner = ArmRunner(self.record.output / "corpus", "validation")
-        return tune(self._begun(), self.record.output / "tune", runner, self.progress)
+        folder = self.record.output / "tune"
+        runner = ArmRunner(self.record.output / "corpus", "validation", folder / "shared")
+        report = tune(self._begun(), folder, runner, self.progress)
+        shutil.rmtree(runner.shared, ignore_errors=True)
+        return report
 
     def _ablate(self) -> Record:
         from edgemed.distill.ablate import ablate
 
         self._ask_teacher()
-        runner = ArmRunner(self.record.output / "corpus", "final")
         folder, teacher = self.record.output / "ablate", self._answers().get(TEACHER)
-        return ablate(self._begun(), folder, runner, self.progress, teacher=teacher)
+        runner = ArmRunner(self.record.output / "corpus", "final", folder / "shared")
+        report = ablate(self._begun(), folder, runner, self.progress, teacher=teacher)
+        shutil.rmtree(runner.shared, ignore_errors=True)
+        return report

@@ -367,7 +367,7 @@ def _identity(name: str, config: DistillConfig, n_steps: int, model: Any, lesson
         curriculum=config.curriculum.digest(),
         adapter=config.adapter.digest() if config.adapter else "",
         dtype=computes_in(config.training),
-        lessons=digest_of_lessons(lessons),
+        lessons=digest_of_lessons(lessons, distills=name == "kd"),
         student=digest_of_start(start),
     )
 
