@@ -23,7 +23,7 @@ def locked(browser: Browser, **options: Any) -> Iterator[Running]:
     browser.look(width=1280)
     with serving(FakeEngine(), access_token=TOKEN, **options) as server:
         browser.open(server.url)
-        browser.until(lambda: browser.shown("#token"), "the sign-in page")
+        browser.until(lambda: browser.shown("#enter:enabled"), "the sign-in page")
         yield server
         browser.call("DELETE", "/cookie")
         browser.run("localStorage.clear()")
@@ -42,7 +42,7 @@ def test_token_leads_to_the_page_and_signing_out_back(browser: Browser) -> None:
         assert browser.shown("#sign-out")
         assert browser.role_and_name("#sign-out") == ("button", "Sign out")
         browser.click("#sign-out")
-        browser.until(lambda: browser.shown("#token"), "the sign-in page")
+        browser.until(lambda: browser.shown("#enter:enabled"), "the sign-in page")
 
 
 def test_wrong_token_is_told(browser: Browser) -> None:
@@ -57,7 +57,7 @@ def test_page_whose_sign_in_ended_leads_to_the_sign_in_page(browser: Browser) ->
         sign_in(browser)
         browser.call("DELETE", "/cookie")
         ask(browser, "How much?")
-        browser.until(lambda: browser.shown("#token"), "the sign-in page")
+        browser.until(lambda: browser.shown("#enter:enabled"), "the sign-in page")
 
 
 def test_loopback_page_offers_no_signing_out(browser: Browser) -> None:
@@ -79,7 +79,7 @@ def test_language_chosen_on_the_page_is_that_of_the_sign_in(browser: Browser) ->
         sign_in(browser)
         read_in(browser, "sw")
         browser.click("#sign-out")
-        browser.until(lambda: browser.shown("#token"), "the sign-in page")
+        browser.until(lambda: browser.shown("#enter:enabled"), "the sign-in page")
         assert browser.text("#enter") == "Ingia"
 
 

@@ -50,7 +50,7 @@ def limited(way_in: Entrance, **limits: int | Rate) -> Connections:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what another thread does; nothing there can call us."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

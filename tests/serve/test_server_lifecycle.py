@@ -22,7 +22,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX sig
 
 # A server in a process of its own, as `edgemed serve` makes it, over the engine that needs no model.
 SCRIPT = """
-import sys, time
+import signal, sys, time
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it (nohup)
 from edgemed.engines.fake import FakeEngine
 from edgemed.serve.app import create_app
 from edgemed.serve.options import ServeOptions

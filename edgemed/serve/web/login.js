@@ -105,6 +105,7 @@ for (const [id, text] of [["lead", words.lead], ["label", words.label], ["show-l
   ["enter", words.enter], ["lasts", words.lasts]]) byId(id).textContent = text;
 if (window.location.protocol === "http:" && !LOOPBACK.includes(window.location.hostname)) show("insecure", words.insecure);
 byId("form").addEventListener("submit", signIn);
+byId("enter").disabled = false;
 byId("show").addEventListener("change", (event) => { byId("token").type = event.target.checked ? "text" : "password"; });
 byId("token").focus();
 enterIfSignedIn();
