@@ -30,11 +30,12 @@ demo: setup
 setup: $(VENV)/.ready
 setup-test: $(VENV)/.ready-test
 
+# A busy machine decides a race now and then: what fails is tried once more, and named as RERUN at the end.
 test: setup-test rpc-device
 	@echo "Set-up took $(TOOK)."
 	@$(MAKE) --no-print-directory lint
 	@echo "Set-up and checks took $(TOOK); now the tests, whose own time stands in their last line."
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --reruns 1 -rR
 
 test-slow: setup-test rpc-device
 	@$(BIN)/python -m pytest -m slow --timeout 3600
