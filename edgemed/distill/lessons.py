@@ -137,7 +137,9 @@ class _Draft:
         self._entities += made.entities
         self._entities_left_out += made.entities_left_out
         numbers = self._numbers
-        self._concepts.append(np.array([numbers.setdefault(one, len(numbers)) for one in made.concepts], np.int32))
+        # Sorted: a set's order is another in each process, and sums would differ in their last digit.
+        names = sorted(made.concepts)
+        self._concepts.append(np.array([numbers.setdefault(one, len(numbers)) for one in names], np.int32))
 
     def book(self) -> LessonBook:
         """All lessons, with the rarity of what they speak of. Raises UsageError when there is none."""

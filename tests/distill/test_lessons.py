@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -360,3 +363,28 @@ def test_hidden_states_are_those_of_a_chunks_last_token(deepseek: Side, llama3: 
     words, ours = answer_of(lesson, deepseek), np.zeros(len(found), int)
     np.add.at(ours, lesson.chunks, [len(word) for word in words])
     assert bytes_up_to == ours.cumsum().tolist()
+
+
+LESSONS_OF_THE_DEMO = """
+from edgemed.demo import demo_checkpoint_path
+from edgemed.distill.checkpoints import digest_of_lessons
+from edgemed.distill.config import LossConfig
+from edgemed.distill.demo_data import demo_data
+from edgemed.distill.lessons import lessons_without_teacher
+from edgemed.distill.rendering import Side
+
+made = lessons_without_teacher(Side(demo_checkpoint_path()), demo_data((), 150), LossConfig(), 256)
+print(digest_of_lessons(made.lessons))
+"""
+
+
+def test_another_process_makes_the_same_lessons() -> None:
+    """To the last digit, or a training that was cut would not be gone on with."""
+    command = [sys.executable, "-c", LESSONS_OF_THE_DEMO]
+    found = {
+        subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, timeout=100, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
