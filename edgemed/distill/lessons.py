@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -26,6 +25,7 @@ import numpy as np
 
 from edgemed.core.errors import UsageError
 from edgemed.core.progress import Progress, SilentProgress
+from edgemed.core.with_parent import end_with_parent
 from edgemed.distill.config import LossConfig
 from edgemed.distill.examples import Example
 from edgemed.distill.lesson import Ints, Lesson
@@ -248,16 +248,8 @@ def _begin(student: Path, teacher: Path | None, loss: LossConfig, max_tokens: in
     global _maker  # what a process of a pool is begun with has no other place
     with suppress(ValueError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _maker = _Task(Side(student), Side(teacher) if teacher else None, loss, max_tokens).maker()
-
-
-def _end_with_parent() -> None:
-    """A pool's processes wait for work for ever, also when nobody is left to give it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _made(items: list[Item]) -> list[Made | str]:

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import Any
 from edgemed.core.errors import EdgemedError
 from edgemed.core.records import digest_of
 from edgemed.core.settings import ENGINE_ENVIRONMENT, set_environment
+from edgemed.core.with_parent import end_with_parent
 from edgemed.distill.config import DistillConfig
 from edgemed.distill.examination import Scores
 
@@ -136,7 +136,7 @@ def _child(connection: Connection, run: Run) -> None:
     """The process of a worker: for each trial it sends the scores, or the error that it met."""
     with suppress(ValueError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     logging.basicConfig(level=logging.ERROR)  # what libraries remark on would stand between the lines of the progress
     while True:
         try:
@@ -158,16 +158,6 @@ def _outcome(run: Run, config: DistillConfig, folder: Path) -> tuple[Any, str, s
         return type(error), error.what, error.next_step
     except Exception as error:  # the one door of this process
         return EdgemedError, f"{type(error).__name__}: {error}", "run this arm with workers = 1 to see more"
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed can end nobody: training on for no one would hold its cores for hours."""
-    import multiprocessing
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _received(connection: Connection, trial: Trial, process: Any) -> Scores:
